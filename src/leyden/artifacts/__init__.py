@@ -1,0 +1,1 @@
+"""Artifacts: everything a run leaves behind: folder, manifest, metrics, predictions, exported model."""

@@ -1,0 +1,160 @@
+"""The run folder: its name, its creation, and the files that everything else writes into."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from leyden.settings.errors import ConfigError
+from leyden.settings.locations import TINY, WHEEL
+from leyden.settings.read import dump
+from leyden.settings.schema import Settings
+
+HYDRA = {"output_subdir": None, "run": {"dir": "."}}
+OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+OWN_FILES = ("config.yaml", "manifest.json")
+FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`outputs/NAME`, the only place a run writes to."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The trained model, in the layout of transformers and peft."""
+        return self.path / "model"
+
+    @property
+    def log(self) -> Path:
+        """Everything that was said."""
+        return self.path / "train.log"
+
+    def write_config(self, settings: Settings) -> None:
+        """Write the settings so that `train.py --config-dir FOLDER --config-name config` repeats the run."""
+        tree = {"defaults": ["_self_", *OVERRIDES], **dump(settings), "hydra": HYDRA}
+        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+        header = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
+        (self.path / "config.yaml").write_text(header + text, encoding="utf-8")
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """The settings of a saved run as plain containers.
+
+    Raises:
+        ConfigError: there is no such file, or it is no YAML.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Name a folder that train.py has written.") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds no settings. Name a folder that train.py has written.")
+    return {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
+
+
+def default_name(settings: Settings, now: datetime | None = None) -> str:
+    """`<problem>-<backbone>-<UTC date and time>`."""
+    problem = settings.problem.target.rpartition(".")[2].lower().replace("causallm", "causal_lm")
+    backbone = settings.backbone.name.removeprefix(WHEEL).removeprefix(TINY)
+    last = re.sub(r"[^A-Za-z0-9.]+", "-", backbone.rstrip("/").rpartition("/")[2].removesuffix(".gguf")).strip("-")
+    return f"{problem}-{last}-{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}"
+
+
+def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder:
+    """Where the run will live; nothing is written yet.
+
+    Args:
+        settings: of the run.
+        job_folder: the folder of this job inside a sweep.
+
+    Raises:
+        ConfigError: a folder of that name is there and may not be replaced.
+    """
+    name = settings.experiment_name or default_name(settings)
+    path = job_folder or Path(settings.output_directory).expanduser() / name
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        ours = path.is_dir() and any((path / name).is_file() for name in OWN_FILES)
+        if not settings.overwrite:
+            raise ConfigError(
+                f"experiment_name={path.name!r}: {path} is there already. Choose another experiment_name, or set "
+                "overwrite=true to replace it."
+            )
+        if not ours:
+            raise ConfigError(
+                f"overwrite=true: {path} is no run folder (it has no {' or '.join(OWN_FILES)}), so it is left alone. "
+                "Choose another experiment_name."
+            )
+    return RunFolder(path)
+
+
+def create_folder(folder: RunFolder, settings: Settings) -> None:
+    """Make the folder, empty but for the settings.
+
+    Raises:
+        ConfigError: the place cannot be written to.
+    """
+    try:
+        if folder.path.exists():
+            shutil.rmtree(folder.path)
+        folder.path.mkdir(parents=True)
+        folder.write_config(settings)
+    except OSError as error:
+        raise ConfigError(
+            f"output_directory={settings.output_directory!r} cannot be written to: {error}. Name another folder."
+        ) from error
+
+
+class RunLog:
+    """Says every log line on the terminal, and keeps it for `train.log` until the run folder is there."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._logger = logging.getLogger("leyden")
+        self._memory = logging.handlers.MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
+        self._file: logging.FileHandler | None = None
+        self._console = logging.StreamHandler(sys.stderr)
+        self._console.setFormatter(_ConsoleFormat())
+        self._quiet = quiet
+
+    def __enter__(self) -> RunLog:
+        """Begin to listen."""
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        if not self._quiet:
+            self._logger.addHandler(self._console)
+            self._logger.addHandler(self._memory)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file."""
+        for handler in (self._console, self._memory, self._file):
+            if handler is not None:
+                self._logger.removeHandler(handler)
+                handler.close()
+
+    def open(self, path: Path) -> None:
+        """Write what was said so far, and all that follows, to a file."""
+        if self._quiet:
+            return
+        self._file = logging.FileHandler(path, encoding="utf-8")
+        self._file.setFormatter(FORMAT)
+        self._memory.setTarget(self._file)
+        self._memory.flush()
+        self._logger.removeHandler(self._memory)
+        self._logger.addHandler(self._file)
+
+
+class _ConsoleFormat(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return prefix + record.getMessage()

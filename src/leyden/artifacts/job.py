@@ -1,0 +1,131 @@
+"""One job from settings to run folder: prepare, fit, predict, save."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from leyden.artifacts.export import check_disk, save_model
+from leyden.artifacts.folder import RunFolder, RunLog, create_folder, plan_folder
+from leyden.artifacts.manifest import manifest_of, results_of, write_json
+from leyden.artifacts.metrics_file import MetricsFile
+from leyden.artifacts.predictions import prediction_table, write_predictions
+from leyden.artifacts.summary import summary
+from leyden.backbone.generate import generate_texts, stop_strings
+from leyden.data.dataset import TreeDataset
+from leyden.settings.errors import TrainingError
+from leyden.settings.schema import Settings
+from leyden.training.prepare import Material, prepare
+from leyden.training.run import Run, fit, is_later_rank, world_size
+
+log = logging.getLogger(__name__)
+
+SEEDS = 1_000_000  # a drawn seed is below
+
+
+def run_job(settings: Settings, job_folder: Path | None = None) -> float:
+    """Do everything that `train.py` promises; return the metric of the final evaluation.
+
+    Faults of settings, data and checkpoint end it before the run folder is made; so nothing is left behind by them.
+
+    Args:
+        settings: checked.
+        job_folder: the folder of this job inside a sweep; None: `output_directory/experiment_name`.
+    """
+    requested_seed = settings.seed
+    if settings.seed == -1:
+        settings = settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
+    folder = plan_folder(settings, job_folder)
+    with RunLog() as run_log:
+        material = prepare(settings, conversions=_conversions(settings, folder))
+        check_disk(settings, material, folder.path)
+        create_folder(folder, settings)
+        run_log.open(folder.log)
+        if world_size(settings.trainer) > 1:
+            return _run_workers(folder, settings, requested_seed)
+        return finish_job(settings, material, folder, requested_seed)
+
+
+def finish_job(settings: Settings, material: Material, folder: RunFolder, requested_seed: int) -> float:
+    """Train on prepared material and write everything into the folder; on later ranks train only."""
+    clock = time.perf_counter()
+    announce(material)
+    run = fit(settings, material, [MetricsFile(folder.path / "metrics.csv")], folder.path)
+    results = results_of(run)
+    if not is_later_rank():
+        save_run(run, material, settings, folder, results)
+        run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
+        write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
+        print(summary(results, folder.path, run))
+    return run.final.metrics[f"validation/{settings.metric.name}"]
+
+
+def save_run(
+    run: Run, material: Material, settings: Settings, folder: RunFolder, results: Mapping[str, object]
+) -> None:
+    """Write results, model and predictions, in this order: what took longest to earn is safe first."""
+    write_json(folder.path / "results.json", results)
+    if settings.checkpoint.policy == "last":
+        clock = time.perf_counter()
+        save_model(run, material, settings, folder.model, results)
+        run.seconds["save the model"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    trees = material.validation.trees
+    prompts, texts = predict_texts(run, material, settings, trees)
+    table = prediction_table(trees, prompts, texts, material.problem, run.module.evaluation)
+    write_predictions(table, folder.path)
+    run.seconds["predict"] = time.perf_counter() - clock
+
+
+def predict_texts(
+    run: Run, material: Material, settings: Settings, trees: TreeDataset
+) -> tuple[dict[int, str], dict[int, str]]:
+    """What the model is shown and what it answers, by sample, for problems that generate."""
+    if not material.problem.generates:
+        return {}, {}
+    prompts = [trees.conversation(sample, answered=False).history for sample in range(len(trees))]
+    with run.display.phase("predict", len(prompts)):
+        answers = generate_texts(
+            run.module.backbone,
+            material.tokenizer,
+            prompts,
+            settings.generation,
+            stop_strings(settings.generation, material.template.stops),
+            batch_size=settings.generation.batch_size_inference or settings.trainer.batch_size,
+            advance=run.display.advance,
+        )
+    shown = {sample: str(material.tokenizer.decode(ids)) for sample, ids in enumerate(prompts)}
+    return shown, dict(enumerate(answers))
+
+
+def announce(material: Material) -> None:
+    """Say what was read, what was cut and what is odd; every number that is not zero."""
+    for name, counts in material.counts.items():
+        shown = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        log.info("%s: %s.", name, shown)
+    for warning in material.warnings:
+        log.warning("%s", warning)
+
+
+def _conversions(settings: Settings, folder: RunFolder) -> Path | None:
+    """Without a cache, a converted base stays with the run, since its adapter needs it."""
+    return None if settings.cache == "on" else folder.path.with_name(f".{folder.path.name}-base")
+
+
+def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> float:
+    """Train in processes that are no Hydra apps, so that single runs and sweeps start them alike."""
+    environment = {**os.environ, "LEYDEN_REQUESTED_SEED": str(requested_seed)}
+    command = [sys.executable, "-m", "leyden.artifacts.worker", str(folder.path)]
+    done = subprocess.run(command, env=environment, check=False)
+    if done.returncode:
+        raise TrainingError(f"The worker processes ended with code {done.returncode}; {folder.log} holds their words.")
+    results = yaml.safe_load((folder.path / "results.json").read_text(encoding="utf-8"))
+    return float(results["final"][f"validation/{settings.metric.name}"])

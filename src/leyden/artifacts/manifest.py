@@ -1,0 +1,112 @@
+"""`manifest.json` and `results.json`: what the run was, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leyden import __version__
+from leyden.data.cache import file_key
+from leyden.settings.locations import table_path
+from leyden.settings.schema import Settings
+from leyden.training.callbacks import Point, peak_memory_gib
+from leyden.training.prepare import Material
+from leyden.training.run import Run, world_size
+
+PACKAGES = ("torch", "lightning", "transformers", "peft", "hydra-core", "omegaconf", "pandas", "pyarrow")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that every reader takes: numbers that are not finite become null."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def results_of(run: Run) -> dict[str, dict[str, float] | None]:
+    """Metrics before training, at their best and at the end, each with step and samples."""
+    return {name: _flat(point) for name, point in (("before", run.before), ("best", run.history.best()), ("final", run.final))}
+
+
+def manifest_of(settings: Settings, material: Material, run: Run, requested_seed: int) -> dict[str, Any]:
+    """Versions, command, data, requested and effective values, device, timings and memory."""
+    tables = {name: part.trees.part.source.table.path for name, part in _parts(material).items()}
+    module = run.module
+    return {
+        "leyden": __version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "command": " ".join(sys.argv),
+        "git_commit": _commit(),
+        "seed": {"requested": requested_seed, "effective": settings.seed},
+        "data": {name: {"path": str(path), "sha256": file_key(table_path(str(path)))} for name, path in tables.items()},
+        "counts": material.counts,
+        "warnings": material.warnings,
+        "backbone": {"name": settings.backbone.name, "location": material.checkpoint.location},
+        "effective": {
+            "backbone.dtype": asdict(run.dtype),
+            "backbone.attention_implementation": {
+                "requested": settings.backbone.attention_implementation,
+                "effective": run.attention.engine,
+                "implementation": run.attention.implementation,
+                "reason": run.attention.reason,
+            },
+            "trainer.accelerator": {
+                "requested": settings.trainer.accelerator,
+                "effective": run.trainer.strategy.root_device.type,
+            },
+        },
+        "reference": run.reference,
+        "processes": world_size(settings.trainer),
+        "threads": torch.get_num_threads(),
+        "updates": run.updates,
+        "skipped_updates": module.skipped_updates,
+        "unscored_validation_samples": module.evaluation.unscored if module.evaluation else 0,
+        "parameters": {
+            "all": sum(p.numel() for p in module.backbone.parameters()),
+            "trained": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
+        },
+        "seconds": {name: round(value, 3) for name, value in {**material.seconds, **run.seconds}.items()},
+        "tokens_per_second": run.history.tokens / run.history.seconds if run.history.seconds else None,
+        "peak_memory_gib": round(peak_memory_gib(), 3),
+    }
+
+
+def _parts(material: Material) -> dict[str, Any]:
+    return {"train": material.train, "validation": material.validation}
+
+
+def _flat(point: Point | None) -> dict[str, float] | None:
+    return None if point is None else {**point.metrics, "step": point.step, "samples": point.samples}
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the command was run from, if it is one."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True, text=True, check=False, timeout=10, env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,68 @@
+"""The table of predictions: the rows of the part as they were, and what the model makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from leyden.data.dataset import TreeDataset
+from leyden.problem.base import Problem
+from leyden.training.evaluation import Evaluation
+
+def prediction_table(
+    trees: TreeDataset,
+    prompts: Mapping[int, str],
+    texts: Mapping[int, str],
+    problem: Problem,
+    evaluation: Evaluation | None,
+) -> pd.DataFrame:
+    """One row per row of the part, in its order, with the columns of the table first.
+
+    Args:
+        trees: the part.
+        prompts: what the model was shown, by sample.
+        texts: what it answered, by sample.
+        problem: says which columns of an evaluation belong into the table.
+        evaluation: losses and the like of the samples; None without targets.
+
+    Returns:
+        The table's own columns, `prompt_text`, `target`, `prediction`, then the problem's columns and
+        `score_perplexity`. Rows that are no sample (earlier turns of a conversation) have an empty prediction.
+    """
+    part = trees.part
+    sample_of = {rows[-1]: sample for sample, rows in enumerate(part.samples)}
+    samples = [sample_of.get(row) for row in part.rows]
+    table = part.source.table.frame.iloc[list(part.rows)].reset_index(drop=True)
+    added: dict[str, list[object]] = {
+        "prompt_text": _by_sample(samples, prompts),
+        "target": [part.source.texts["answer"][row] if "answer" in part.source.texts else None for row in part.rows],
+        "prediction": _by_sample(samples, texts),
+    }
+    if evaluation is not None:
+        columns = {name: evaluation.columns[name] for name in problem.predicted if name in evaluation.columns}
+        if {"logps", "counts"} <= evaluation.columns.keys():
+            columns["score_perplexity"] = (-evaluation.columns["logps"] / evaluation.columns["counts"]).exp()
+        for name, column in columns.items():
+            added[name] = _by_sample(samples, dict(zip(evaluation.samples, _floats(column), strict=True)))
+    extra = pd.DataFrame(added)
+    clash = [name for name in extra.columns if name in table.columns]
+    return pd.concat([table.rename(columns={name: f"table_{name}" for name in clash}), extra], axis=1)
+
+
+def write_predictions(table: pd.DataFrame, folder: Path) -> None:
+    """Write `predictions.parquet`, and the same as `predictions.csv`."""
+    table.to_parquet(folder / "predictions.parquet", index=False)
+    table.to_csv(folder / "predictions.csv", index=False, lineterminator="\n")
+
+
+def _by_sample(samples: Sequence[int | None], values: Mapping[int, object]) -> list[object]:
+    return [None if sample is None else values.get(sample) for sample in samples]
+
+
+def _floats(column: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in column.to(torch.float64).tolist()]

@@ -1,0 +1,1 @@
+"""Backbone: checkpoints, attention over token trees, adapters, scoring and generation."""

@@ -1,0 +1,191 @@
+"""Which attention a model runs with: one of our engines over token trees, or the library's own on padded rows."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from leyden.backbone.scoring import base_model, target_logps
+from leyden.backbone.segments import dense_attention, segment_attention
+from leyden.data.batches import Batch, pack, pad
+from leyden.data.trees import Segment, build_tree
+from leyden.settings.errors import ModelError
+
+ENGINES = {"segments": "leyden_segments", "dense": "leyden_dense"}
+
+# Largest self-check error that counts as rounding. A leak between samples moves log-probabilities in their first or
+# second digit; kernels that differ only in the order of their sums agree to about the resolution of the type.
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+
+
+def _no_mask(**_: object) -> None:
+    """Our engines read the layout instead; the library's own detection of packed rows plays no part."""
+
+
+AttentionInterface.register(ENGINES["segments"], segment_attention)
+AttentionInterface.register(ENGINES["dense"], dense_attention)
+for _name in ENGINES.values():
+    AttentionMaskInterface.register(_name, _no_mask)
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """How batches are made and what attends, for the log and the manifest.
+
+    Args:
+        engine: `segments` and `dense` take packed batches, `padded` takes padded ones.
+        implementation: name of the attention function in the library.
+        reason: one sentence for the reader of the log.
+    """
+
+    engine: Literal["segments", "dense", "padded"]
+    implementation: str
+    reason: str
+
+
+def choose_attention(model: nn.Module, requested: str) -> AttentionChoice:
+    """Set the attention of the model.
+
+    Args:
+        model: a causal language model, adapter or not.
+        requested: `segments` or `dense` for our engines, `auto` for `segments` where it is exact and padding elsewhere,
+            or a name of the library's, such as `sdpa`, `eager` or `flash_attention_2`, for padding.
+
+    Raises:
+        ModelError: the model does not work with what was asked for.
+    """
+    base = base_model(model)
+    plain = base.get_correct_attn_implementation(None)
+    if requested not in ("auto", *ENGINES):
+        return _padded(base, requested)
+    engine = cast(Literal["segments", "dense"], "segments" if requested == "auto" else requested)
+    exact, finding = _try(model, ENGINES[engine])
+    if exact:
+        return AttentionChoice(engine, ENGINES[engine], f"Samples share one row without padding: {finding}.")
+    _set(base, plain)
+    if requested == "auto":
+        reason = f"Samples are padded, because {type(base).__name__} cannot use segments: {finding}."
+        return AttentionChoice("padded", plain, reason)
+    raise ModelError(
+        f"backbone.attention_implementation={requested!r} does not work with {type(base).__name__}: {finding}. "
+        "Set it to auto, sdpa or eager."
+    )
+
+
+def _padded(base: PreTrainedModel, requested: str) -> AttentionChoice:
+    problem = "the model does not take it"
+    try:
+        _set(base, requested)
+    except (ImportError, ValueError) as error:
+        problem = str(error).rstrip(".")
+    if base.config._attn_implementation != requested:
+        raise ModelError(
+            f"backbone.attention_implementation={requested!r} does not work with {type(base).__name__}: {problem}. "
+            "Set it to auto."
+        )
+    return AttentionChoice("padded", requested, f"Samples are padded, because {requested} was asked for.")
+
+
+def _try(model: nn.Module, implementation: str) -> tuple[bool, str]:
+    """Set the implementation and say whether it is exact, and what was found."""
+    base = base_model(model)
+    if base.config.is_encoder_decoder:
+        return False, "it has an encoder"
+    if obstacle := _obstacle(base):
+        return False, obstacle
+    _set(base, implementation)
+    if base.config._attn_implementation != implementation:
+        return False, "it does not use the library's attention interface"
+    try:
+        error = isolation_error(model)
+    except (RuntimeError, TypeError, ValueError) as fault:
+        return False, f"the self-check stopped ({fault})"
+    limit = TOLERANCES.get(base.dtype, TOLERANCES[torch.float32])
+    finding = f"packed and separate log-probabilities differ by {error:.1e} in {base.dtype}, the limit is {limit:.0e}"
+    return error <= limit, finding
+
+
+def _obstacle(base: PreTrainedModel) -> str | None:
+    """Name what our engines cannot know of and a check on short samples cannot see."""
+    if not getattr(base, "_supports_attention_backend", False):
+        return "it does not use the library's attention interface"
+    source = inspect.getsource(sys.modules[type(base).__module__])
+    if "create_chunked_causal_mask(" in source:
+        return "its attention is cut in chunks"
+    if "create_sliding_window_causal_mask(" in source and "sliding_window=" not in source:
+        return "its attention layers do not say how long their window is"
+    return None
+
+
+def isolation_error(model: nn.Module) -> float:
+    """Compare packed samples with the same samples one at a time, on the model as it is.
+
+    Two short documents and one prompt with two continuations are scored in one row by the engine that is set, and each
+    in a row of its own by the library's attention. The model is left as it was.
+
+    Returns:
+        Largest difference of two log-probabilities, divided by the largest of all; NaN if one of them is.
+    """
+    base = base_model(model)
+    implementation = base.config._attn_implementation
+    training = [module for module in model.modules() if module.training]
+    generator = np.random.default_rng(0)
+    prompt, *answers = (generator.integers(0, base.config.vocab_size, length).tolist() for length in (9, 6, 11, 7, 12))
+    pair = [Segment(prompt, False), Segment(answers[0], True, 0), Segment(answers[1], True, 0, 1)]
+    documents = [[Segment(answer, True)] for answer in answers[2:]]
+    chains = [[Segment(prompt, False), Segment(answer, True, 0)] for answer in answers[:2]]
+    packed = pack([build_tree(pair, 2), *(build_tree(document) for document in documents)], range(3))
+    single = [pad([build_tree(chain)], [0], 0) for chain in chains + documents]
+    try:
+        model.eval()
+        ours = _logps(model, [packed])
+        _set(base, base.get_correct_attn_implementation(None))
+        theirs = _logps(model, single)
+    finally:
+        _set(base, implementation)
+        for module in training:
+            module.training = True
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+@torch.no_grad()
+def _logps(model: nn.Module, batches: list[Batch]) -> Tensor:
+    device = base_model(model).device
+    return torch.cat([target_logps(model, batch.to(device)) for batch in batches])
+
+
+@contextmanager
+def attention_for_generation(model: nn.Module, implementation: str) -> Iterator[None]:
+    """Generate with the library's own attention and with a cache; restore both afterwards.
+
+    Args:
+        model: a causal language model, adapter or not.
+        implementation: name of the library's attention function, such as `sdpa`.
+    """
+    base = base_model(model)
+    before = base.config._attn_implementation
+    configs = [config for config in (base.config, base.generation_config) if config is not None]
+    caches = [getattr(config, "use_cache", None) for config in configs]
+    _set(base, implementation)
+    for config in configs:
+        config.use_cache = True
+    try:
+        yield
+    finally:
+        _set(base, before)
+        for config, cache in zip(configs, caches, strict=True):
+            config.use_cache = cache
+
+
+def _set(base: PreTrainedModel, implementation: str) -> None:
+    if base.config._attn_implementation != implementation:
+        base.set_attn_implementation(implementation)

@@ -1,0 +1,155 @@
+"""Batched generation: sorted by length, stopped row by row, returned in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from leyden.backbone.attention import attention_for_generation
+from leyden.backbone.reference import evaluation_mode
+from leyden.backbone.scoring import base_model
+from leyden.settings.escapes import decode_escapes
+from leyden.settings.model_groups import Generation
+
+PLAIN = {"sdpa", "eager", "flash_attention_2"}
+
+
+class StopStrings(StoppingCriteria):
+    """End a row as soon as its new text contains a stop string, also one that is a special token.
+
+    Args:
+        tokenizer: to read the new tokens.
+        stops: strings, at least one.
+        prompt_length: tokens of the padded prompt, which are not searched.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], prompt_length: int) -> None:
+        self.tokenizer, self.stops, self.prompt_length = tokenizer, tuple(stops), prompt_length
+        # a token is at least one byte, so this many of them hold any stop string that the newest token completes
+        self.window = max(len(stop.encode()) for stop in stops) + 1
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # noqa: ARG002
+        """Which rows are done: bool [B]."""
+        tails = input_ids[:, self.prompt_length :][:, -self.window :].tolist()
+        texts = self.tokenizer.batch_decode(tails, skip_special_tokens=False)
+        done = [any(stop in text for stop in self.stops) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+def stop_strings(settings: Generation, template_stops: Sequence[str]) -> tuple[str, ...]:
+    """The strings that end an answer: those of the settings, decoded and trimmed, and those of the template."""
+    own = [decode_escapes(part).strip() for part in settings.stop_tokens.split(",")]
+    return tuple(dict.fromkeys(stop for stop in (*own, *template_stops) if stop))
+
+
+def generate_texts(  # noqa: PLR0913
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: Generation,
+    stops: Sequence[str],
+    *,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> list[str]:
+    """One answer per prompt, in the order of the prompts.
+
+    Args:
+        model: a causal language model, adapter or not.
+        tokenizer: of the model.
+        prompts: token ids, each at least one.
+        settings: how to choose tokens, and how many.
+        stops: strings that end an answer; the answer ends before the first of them.
+        batch_size: prompts at a time; the result does not depend on it in float32, unless sampling.
+        advance: told after each batch how many prompts are done.
+    """
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+    with torch.inference_mode(), evaluation_mode(model), attention_for_generation(model, _implementation(model)):
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            new = _generate([prompts[place] for place in places], model, tokenizer, settings, stops)
+            for place, ids in zip(places, new, strict=True):
+                answers[place] = clean_text(tokenizer, ids, stops)
+            advance(len(places))
+    return answers
+
+
+def clean_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Sequence[str]) -> str:
+    """The answer in new tokens: up to the end token and before the first stop string, without special tokens."""
+    ends = _end_ids(tokenizer)
+    kept = list(ids)
+    for place, token in enumerate(kept):
+        if token in ends:
+            kept = kept[:place]
+            break
+    text = str(tokenizer.decode(kept, skip_special_tokens=False))
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    if places:
+        text = text[: min(places)]
+    for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
+        text = text.replace(str(token), "")
+    return text.strip()
+
+
+def generation_config(settings: Generation, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The settings in the library's words."""
+    options: dict[str, Any] = {
+        "max_new_tokens": settings.max_length_inference,
+        "min_new_tokens": settings.min_length_inference or None,
+        "do_sample": settings.do_sample,
+        "num_beams": settings.num_beams,
+        "repetition_penalty": settings.repetition_penalty,
+        "max_time": settings.max_time or None,
+        "eos_token_id": sorted(_end_ids(tokenizer)) or None,
+        "pad_token_id": pad_id(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+    }
+    if settings.do_sample:
+        options |= {"temperature": float(settings.temperature), "top_k": settings.top_k, "top_p": settings.top_p}
+    return GenerationConfig(**options)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of padding: the tokenizer's own, else unknown, else end of sequence, else 0 (rule N20)."""
+    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    return set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+
+
+def _implementation(model: nn.Module) -> str:
+    current = str(base_model(model).config._attn_implementation)
+    return current if current in PLAIN else str(base_model(model).get_correct_attn_implementation(None))
+
+
+def _generate(
+    prompts: Sequence[Sequence[int]],
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Generation,
+    stops: Sequence[str],
+) -> list[list[int]]:
+    width = max(len(prompt) for prompt in prompts)
+    padding = pad_id(tokenizer)
+    device = base_model(model).device
+    ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    criteria = StoppingCriteriaList([StopStrings(tokenizer, stops, width)] if stops else [])
+    output = model.generate(  # type: ignore[operator]
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=generation_config(settings, tokenizer),
+        stopping_criteria=criteria,
+        use_cache=True,
+    )
+    new: list[list[int]] = output[:, width:].tolist()
+    return new

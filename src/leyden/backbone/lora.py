@@ -1,0 +1,76 @@
+"""Low-rank adapters through `peft`: added on top of a frozen backbone, with whole layers trained beside them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import cast
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from leyden.settings.errors import ModelError
+from leyden.settings.model_groups import Lora
+
+
+def add_adapter(model: PreTrainedModel, settings: Lora | None, base_name: str) -> PreTrainedModel | PeftModel:
+    """Freeze the model and put adapters on it; without settings every weight stays trainable.
+
+    `unfreeze_layers` trains copies that the adapter carries, so switching the adapter off gives the starting point back.
+
+    Args:
+        model: a causal language model.
+        settings: of the adapter.
+        base_name: folder or hub id that the saved adapter names as its base.
+
+    Raises:
+        ModelError: an entry of `target_modules` or `unfreeze_layers` fits no module.
+    """
+    if settings is None:
+        return model
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
+        lora_dropout=settings.dropout,
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
+        target_modules="all-linear" if settings.target_modules is None else list(settings.target_modules),
+        modules_to_save=_modules(model, settings.unfreeze_layers) or None,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    _check_targets(model, settings)
+    adapted = cast(PeftModel, get_peft_model(model, config))
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    adapted.train()
+    return adapted
+
+
+def _check_targets(model: nn.Module, settings: Lora) -> None:
+    names = [name for name, module in model.named_modules() if next(module.children(), None) is None]
+    suffixes = sorted({name.rpartition(".")[2] for name in names})
+    faults = []
+    for target in settings.target_modules or ():
+        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+            near = difflib.get_close_matches(target, suffixes, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            faults.append(f"lora.target_modules: {target!r} fits no module.{hint} There are {', '.join(suffixes)}.")
+    if faults:
+        raise ModelError(faults)
+
+
+def _modules(model: nn.Module, entries: list[str]) -> list[str]:
+    """Modules that own a weight whose full name contains one of the entries."""
+    found: list[str] = []
+    faults = []
+    owners = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    for entry in entries:
+        matching = [owner for name, owner in owners.items() if entry in name]
+        if not matching:
+            faults.append(
+                f"lora.unfreeze_layers: {entry!r} is part of no weight's name. Names look like {next(iter(owners))}."
+            )
+        found += [owner for owner in matching if owner not in found]
+    if faults:
+        raise ModelError(faults)
+    return found

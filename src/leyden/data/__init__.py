@@ -1,0 +1,1 @@
+"""Data: tables become conversations, conversations become token trees, trees become batches."""

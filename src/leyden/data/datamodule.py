@@ -1,0 +1,83 @@
+"""The LightningDataModule: prepared parts in, loaders of batches out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from leyden.data.batches import Batch
+from leyden.data.dataset import Collator, Fit, TreeDataset
+from leyden.data.sampler import Rank, TrainingLoader, TrainingSampler, evaluation_batches
+from leyden.settings.training_groups import Trainer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A part that is ready: its trees, and how they fit."""
+
+    trees: TreeDataset
+    fit: Fit
+
+
+class TreeDataModule(L.LightningDataModule):
+    """Batches of token trees for training and validation.
+
+    Args:
+        train: the training part.
+        validation: the validation part.
+        collator: packs or pads.
+        settings: batch size, workers, last batch.
+        seed: of the order of the training samples.
+        evaluation_batch_size: samples per batch in validation; it does not change any metric.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        train: Prepared,
+        validation: Prepared,
+        collator: Collator,
+        settings: Trainer,
+        seed: int,
+        evaluation_batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.train, self.validation = train, validation
+        self.collator, self.settings = collator, settings
+        self.seed, self.evaluation_batch_size = seed, evaluation_batch_size
+
+    def steps_per_epoch(self, world: int) -> int:
+        """Batches per rank and epoch."""
+        return len(self._sampler(Rank(0, world)))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches in an order that depends on seed and epoch alone."""
+        return TrainingLoader(
+            self.train.trees,
+            batch_sampler=self._sampler(self._rank),
+            collate_fn=self.collator,
+            num_workers=self.settings.number_of_workers,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """This rank's share of the validation samples, none left out, none twice."""
+        return DataLoader(
+            self.validation.trees,
+            batch_sampler=evaluation_batches(self.validation.fit.lengths, self.evaluation_batch_size, self._rank),
+            collate_fn=self.collator,
+            num_workers=self.settings.number_of_workers,
+        )
+
+    def _sampler(self, rank: Rank) -> TrainingSampler:
+        return TrainingSampler(
+            len(self.train.trees),
+            self.settings.batch_size,
+            self.seed,
+            rank,
+            drop_last=self.settings.drop_last_batch,
+        )
+
+    @property
+    def _rank(self) -> Rank:
+        return Rank(self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else Rank()

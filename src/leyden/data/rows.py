@@ -1,0 +1,189 @@
+"""Tables become parts: which rows train and validate, their texts by role, and the samples they form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from leyden.data.conversations import Threads, agreeing_histories, thread_rows
+from leyden.data.splits import sample, split
+from leyden.data.table import Table, absent_columns, read_table, require_columns
+from leyden.settings.data_groups import Dataset
+from leyden.settings.errors import DataError
+from leyden.settings.escapes import decode_escapes
+from leyden.settings.locations import table_path
+
+Role = str  # system, prompt, answer, rejected_prompt, rejected
+OPTIONAL = ("dataset.system_column", "dataset.parent_id_column", "dataset.id_column")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table with its texts by role, and how its rows hang together.
+
+    Attributes:
+        table: the file.
+        texts: for each role one text per row of the table; a role without a column is absent.
+        missing: for each role the rows whose cell is empty.
+        threads: who answers whom.
+        warnings: what was odd but not wrong.
+    """
+
+    table: Table
+    texts: dict[Role, list[str]]
+    missing: dict[Role, list[int]]
+    threads: Threads
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one purpose, and the samples they form.
+
+    Attributes:
+        source: the table that the rows stand in.
+        rows: rows of the table, in file order.
+        samples: for each sample its rows, from the root of its conversation to the row it stands for.
+    """
+
+    source: Source
+    rows: tuple[int, ...]
+    samples: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self.samples)
+
+
+def read_parts(dataset: Dataset) -> tuple[Part, Part]:
+    """Read, check, split and thin out the tables (rules N1 to N12 and N31 to N35).
+
+    Returns:
+        The training part and the validation part.
+
+    Raises:
+        DataError: every fault of the tables, with file, column, rows and cure.
+    """
+    train = read_source(dataset, dataset.train_dataframe, "dataset.train_dataframe")
+    if len(train.table) < 2:
+        raise DataError(
+            f"{train.table.path}: dataset.train_dataframe has one row. Training and validation need at least one each."
+        )
+    chained = dataset.parent_id_column is not None
+    if dataset.validation_strategy == "custom":
+        validation = read_source(
+            dataset, str(dataset.validation_dataframe), "dataset.validation_dataframe", optional=OPTIONAL
+        )
+        train_rows, validation_rows = list(range(len(train.table))), list(range(len(validation.table)))
+    else:
+        validation = train
+        train_rows, validation_rows = split(train.threads.conversation, dataset.validation_size, dataset.split_seed)
+    parts = []
+    for name, source, rows in (("train", train, train_rows), ("validation", validation, validation_rows)):
+        kept = rows
+        if dataset.data_sample < 1 and name in dataset.data_sample_choice:
+            kept = sample(source.threads.conversation, rows, dataset.data_sample, dataset.split_seed, chained)
+        parts.append(_part(source, kept, whole=dataset.limit_chained_samples))
+    return parts[0], parts[1]
+
+
+def read_source(
+    dataset: Dataset,
+    name: str,
+    setting: str,
+    *,
+    optional: Sequence[str] = (),
+    answers: bool = True,
+) -> Source:
+    """Read one table and check its cells.
+
+    Args:
+        dataset: names the columns.
+        name: path of the table, or `embedded:NAME`.
+        setting: the setting that names it, for messages.
+        optional: settings whose column may be absent, with a warning.
+        answers: every row must have its answer; false: answers are used where they are (for prediction).
+
+    Raises:
+        DataError: every fault of the table at once.
+    """
+    table = read_table(table_path(name), setting)
+    wanted = {key: value for key, value in _columns(dataset).items() if value}
+    lacking = absent_columns(table, {key: value for key, value in wanted.items() if key in optional})
+    warnings = [f"{table.path} has no column {column!r} ({key}); it goes without." for key, column in lacking]
+    present = {key: value for key, value in wanted.items() if key not in {key for key, _ in lacking}}
+    require_columns(table, present)
+    texts, missing = _texts(table, present, decode_escapes(dataset.prompt_column_separator))
+    faults = _missing_faults(table, present, missing) if answers else []
+    threads = None
+    try:
+        parent = _one(present, "parent_id_column") if "dataset.id_column" in present else None
+        threads = thread_rows(table, _one(present, "id_column"), parent)
+        if not faults and "rejected" in texts:
+            columns = (dataset.answer_column, str(dataset.rejected_answer_column))
+            agreeing_histories(table, threads, texts["answer"], texts["rejected"], columns)
+    except DataError as error:
+        faults += error.faults
+    if faults or threads is None:
+        raise DataError(faults)
+    return Source(table, texts, missing, threads, [*warnings, *threads.warnings])
+
+
+def whole_part(source: Source) -> Part:
+    """Every row of a table as a sample with its ancestors, in file order: what prediction needs."""
+    return _part(source, range(len(source.table)), whole=False)
+
+
+def _part(source: Source, rows: Sequence[int], *, whole: bool) -> Part:
+    kept = set(rows)
+    ends = [row for row in source.threads.leaves() if row in kept] if whole else list(rows)
+    return Part(source, tuple(rows), tuple(source.threads.chain(row) for row in ends))
+
+
+def _columns(dataset: Dataset) -> dict[str, str | list[str] | None]:
+    return {
+        "dataset.system_column": dataset.system_column,
+        "dataset.prompt_column": list(dataset.prompt_columns),
+        "dataset.answer_column": dataset.answer_column,
+        "dataset.rejected_prompt_column": dataset.rejected_prompt_column,
+        "dataset.rejected_answer_column": dataset.rejected_answer_column,
+        "dataset.parent_id_column": dataset.parent_id_column,
+        "dataset.id_column": dataset.id_column,
+    }
+
+
+def _one(columns: dict[str, str | list[str]], key: str) -> str | None:
+    value = columns.get(f"dataset.{key}")
+    return value if isinstance(value, str) else None
+
+
+def _texts(
+    table: Table, columns: dict[str, str | list[str]], separator: str
+) -> tuple[dict[Role, list[str]], dict[Role, list[int]]]:
+    """Texts by role; a missing cell is the empty text (N4), and is listed."""
+    cells: dict[Role, list[str | None]] = {}
+    roles = {"system_column": "system", "answer_column": "answer", "rejected_answer_column": "rejected",
+             "rejected_prompt_column": "rejected_prompt"}  # fmt: skip
+    for key, role in roles.items():
+        if column := _one(columns, key):
+            cells[role] = table.texts(column)
+    prompts = [table.texts(column) for column in columns.get("dataset.prompt_column", [])]
+    cells["prompt"] = [separator.join(text or "" for text in row) for row in zip(*prompts, strict=True)]
+    if not prompts:
+        cells["prompt"] = [""] * len(table)
+    texts = {role: [text or "" for text in column] for role, column in cells.items()}
+    missing = {role: [row for row, text in enumerate(column) if not text] for role, column in cells.items()}
+    return texts, missing
+
+
+def _missing_faults(
+    table: Table, columns: dict[str, str | list[str]], missing: dict[Role, list[int]]
+) -> list[str]:
+    faults = []
+    for key, role in (("answer_column", "answer"), ("rejected_answer_column", "rejected")):
+        if rows := missing.get(role):
+            faults.append(
+                f"{table.path}: column {_one(columns, key)!r} (dataset.{key}) is empty in {table.places(rows)} "
+                f"({len(rows)} of {len(table)} rows). Fill these cells or remove the rows."
+            )
+    return faults

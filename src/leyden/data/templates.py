@@ -1,0 +1,195 @@
+"""How a conversation is written out: text markers, or the chat template that the tokenizer brings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from leyden.data.tokenization import encode
+from leyden.settings.data_groups import Dataset
+from leyden.settings.errors import ConfigError, ModelError
+from leyden.settings.escapes import decode_escapes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Token ids around the text of one part; the text itself goes between them.
+
+    What stands after an answer ends it, so an answer that was cut does not get it (rule N18).
+    """
+
+    before: Ids = ()
+    after: Ids = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The frames of a conversation with a given number of turns."""
+
+    system: Frame
+    prompts: tuple[Frame, ...]
+    answers: tuple[Frame, ...]
+
+
+class Template(Protocol):
+    """Writes conversations; both kinds give the same parts, so everything after them is one code path."""
+
+    def layout(self, turns: int, *, system: bool) -> Layout:
+        """Frames for so many turns, with or without a system text."""
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Strings that end a generated answer besides the end token."""
+
+    @property
+    def jinja(self) -> str:
+        """The same template for `tokenizer.apply_chat_template`, saved with the model."""
+
+
+class MarkerTemplate:
+    """`[start + system + EOS]`, then per turn `[start + prompt + EOS + separator]` `[answer + EOS]` (rule N13)."""
+
+    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.starts = tuple(
+            decode_escapes(text)
+            for text in (dataset.text_system_start, dataset.text_prompt_start, dataset.text_answer_separator)
+        )
+        self.ends = (
+            dataset.add_eos_token_to_system,
+            dataset.add_eos_token_to_prompt,
+            dataset.add_eos_token_to_answer,
+        )
+        if any(self.ends) and tokenizer.eos_token_id is None:
+            names = ("system", "prompt", "answer")
+            keys = [f"dataset.add_eos_token_to_{name}" for name, on in zip(names, self.ends, strict=True) if on]
+            raise ConfigError(
+                f"{', '.join(keys)}: the tokenizer has no end-of-sequence token. Set them to false, or choose a "
+                "backbone whose tokenizer has one."
+            )
+        self.eos_token = str(tokenizer.eos_token or "")
+        eos: Ids = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        system, prompt, separator = (tuple(ids) for ids in encode(tokenizer, self.starts, special=True))
+        end_system, end_prompt, end_answer = (eos if on else () for on in self.ends)
+        self._system = Frame(system, end_system)
+        self._prompt = Frame(prompt, (*end_prompt, *separator))
+        self._answer = Frame((), end_answer)
+
+    def layout(self, turns: int, *, system: bool) -> Layout:
+        """The same frames for every turn; no system text, no marker for it."""
+        return Layout(self._system if system else Frame(), (self._prompt,) * turns, (self._answer,) * turns)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The markers themselves: a model that starts a new turn has finished its answer."""
+        return tuple(text.strip() for text in self.starts if text.strip())
+
+    @cached_property
+    def jinja(self) -> str:
+        """A chat template that writes the same markers around the same texts."""
+        system, prompt, separator = (_jinja_string(text) for text in self.starts)
+        ends = [" + eos_token" if on else "" for on in self.ends]
+        return (
+            "{%- for message in messages -%}"
+            f"{{%- if message['role'] == 'system' -%}}{{{{ {system} + message['content']{ends[0]} }}}}"
+            f"{{%- elif message['role'] == 'user' -%}}{{{{ {prompt} + message['content']{ends[1]} + {separator} }}}}"
+            f"{{%- else -%}}{{{{ message['content']{ends[2]} }}}}"
+            "{%- endif -%}{%- endfor -%}"
+        )
+
+
+class ChatTemplate:
+    """The tokenizer's own template, taken apart at the places where it puts the texts.
+
+    The template is rendered with a mark in place of each text; what stands between the marks becomes the frames. So
+    text of a table is never read as a control token, and every prefix of a conversation keeps its tokens.
+    """
+
+    _MARK = re.compile("\ue000([sua])(\\d+)\ue001")
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                "dataset.chat_template=true, but the backbone's tokenizer has no chat template. Set it to false, or "
+                "choose an instruction-tuned backbone."
+            )
+        self._tokenizer = tokenizer
+        self._layouts: dict[tuple[int, bool], Layout] = {}
+
+    def layout(self, turns: int, *, system: bool) -> Layout:
+        """Frames for so many turns, rendered once and kept."""
+        key = (turns, system)
+        if key not in self._layouts:
+            self._layouts[key] = self._render(turns, system)
+        return self._layouts[key]
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """None: the template's end token is the tokenizer's, or a special token that ends each answer."""
+        return ()
+
+    @property
+    def jinja(self) -> str:
+        """The template as it came."""
+        return str(self._tokenizer.chat_template)
+
+    def _render(self, turns: int, system: bool) -> Layout:
+        messages = [{"role": "system", "content": "\ue000s0\ue001"}] if system else []
+        expected = ["s0"] if system else []
+        for turn in range(turns):
+            messages += [
+                {"role": "user", "content": f"\ue000u{turn}\ue001"},
+                {"role": "assistant", "content": f"\ue000a{turn}\ue001"},
+            ]
+            expected += [f"u{turn}", f"a{turn}"]
+        try:
+            text = str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+        except Exception as error:  # a template may raise anything, and says why in its own words
+            raise ModelError(f"dataset.chat_template=true: the tokenizer's template fails: {error}") from error
+        pieces = self._MARK.split(text)
+        found = [kind + number for kind, number in zip(pieces[1::3], pieces[2::3], strict=True)]
+        if found != expected:
+            raise ModelError(
+                "dataset.chat_template=true: the tokenizer's template leaves out, repeats or reorders messages, so "
+                "its texts cannot be told apart. Use the text markers (dataset.chat_template=false)."
+            )
+        between = [tuple(ids) for ids in encode(self._tokenizer, pieces[0::3], special=True)]
+        return self._frames(between, system)
+
+    def _frames(self, between: list[Ids], system: bool) -> Layout:
+        """Ids between the texts: before an answer they end its prompt, after it up to the end token they end it."""
+        head = Frame(between[0]) if system else Frame()
+        rest = between[1:] if system else between
+        prompts, answers = [], []
+        lead = rest[0]
+        for place in range(1, len(rest), 2):
+            end, following = self._end_of_answer(rest[place + 1])
+            prompts.append(Frame(lead, rest[place]))
+            answers.append(Frame((), end))
+            lead = following
+        return Layout(head, tuple(prompts), tuple(answers))
+
+    def _end_of_answer(self, ids: Ids) -> tuple[Ids, Ids]:
+        special = set(self._tokenizer.all_special_ids)
+        first = next((place for place, token in enumerate(ids) if token in special), None)
+        return ((), ids) if first is None else (ids[: first + 1], ids[first + 1 :])
+
+
+def make_template(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The template that `dataset.chat_template` asks for.
+
+    Raises:
+        ConfigError: the tokenizer lacks what the template needs.
+    """
+    return ChatTemplate(tokenizer) if dataset.chat_template else MarkerTemplate(dataset, tokenizer)
+
+
+def _jinja_string(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t")
+    return f"'{escaped}'"

@@ -1,0 +1,144 @@
+"""Frames and texts become one conversation of at most `max_length` tokens; what had to go is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leyden.data.templates import Frame, Layout, Template
+
+RESERVED = 4  # the last prompt and the last answer each keep at least 1/RESERVED of the room when both cannot fit
+
+
+@dataclass(frozen=True)
+class TurnTexts:
+    """Token ids of one row's texts, without frames.
+
+    `answers` holds the continuations of the prompt: one, or the better and the worse of a pair; none to be generated.
+    `rejected_prompt` is the prompt of the worse answer when it has one of its own.
+    """
+
+    prompt: list[int]
+    answers: tuple[list[int], ...]
+    rejected_prompt: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Token ids of one turn as the model sees it: prompts with their frame, and each answer with its end token."""
+
+    prompt: list[int]
+    answers: tuple[list[int], ...]
+    rejected_prompt: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a problem builds its tree from.
+
+    Attributes:
+        system: token ids of the system part, empty without one.
+        turns: oldest first; the last one is the row that the sample stands for.
+        cut: how often each kind of truncation was needed: `system`, `turns`, `prompt`, `answer`.
+    """
+
+    system: list[int]
+    turns: tuple[Turn, ...]
+    cut: Counter[str]
+
+    @property
+    def history(self) -> list[int]:
+        """Every token before the last answer (the generation prompt, rule N21)."""
+        tokens = list(self.system)
+        for turn in self.turns[:-1]:
+            tokens += turn.prompt + turn.answers[0]
+        return tokens + self.turns[-1].prompt
+
+
+def fit_conversation(
+    template: Template, system: list[int] | None, turns: Sequence[TurnTexts], max_length: int
+) -> Conversation:
+    """Write out a conversation within `max_length` tokens (rules N13 and N15 to N18).
+
+    Whole turns go first, the oldest before the others; then the last prompt loses its beginning, the last answer its end,
+    the system text its end. Frames stay whole, an answer that was cut has no end token.
+
+    Args:
+        template: gives the frames.
+        system: token ids of the system text; None or empty for no system part.
+        turns: oldest first; the last turn's answers may be empty, for generation.
+        max_length: of the longest path: everything with the longest of the last answers.
+    """
+    cut: Counter[str] = Counter()
+    kept = list(turns)
+    while len(kept) > 1 and _length(template, system, kept) > max_length:
+        kept.pop(0)
+        cut["turns"] += 1
+    layout = template.layout(len(kept), system=bool(system))
+    budget = max_length - _frame_length(layout, len(kept), kept[-1])
+    system, last = _shrink(list(system or ()), kept[-1], budget, cut)
+    frames = zip(layout.prompts, layout.answers, kept[:-1] + [last], kept, strict=True)
+    written = tuple(
+        Turn(
+            _framed(prompt, turn.prompt),
+            tuple(_answer(answer, ids, whole) for ids, whole in zip(turn.answers, full.answers, strict=True)),
+            None if turn.rejected_prompt is None else _framed(prompt, turn.rejected_prompt),
+        )
+        for prompt, answer, turn, full in frames
+    )
+    return Conversation(_framed(layout.system, system) if system else [], written, cut)
+
+
+def _framed(frame: Frame, ids: list[int]) -> list[int]:
+    return [*frame.before, *ids, *frame.after]
+
+
+def _answer(frame: Frame, ids: list[int], whole: list[int]) -> list[int]:
+    return [*frame.before, *ids, *(frame.after if len(ids) == len(whole) else ())]
+
+
+def _length(template: Template, system: list[int] | None, turns: Sequence[TurnTexts]) -> int:
+    layout = template.layout(len(turns), system=bool(system))
+    texts = sum(_prompt(turn) + _longest(turn) for turn in turns)
+    return len(system or ()) + texts + _frame_length(layout, len(turns), turns[-1])
+
+
+def _frame_length(layout: Layout, turns: int, last: TurnTexts) -> int:
+    frames = [layout.system, *layout.prompts, *layout.answers[: turns if last.answers else turns - 1]]
+    return sum(len(frame.before) + len(frame.after) for frame in frames)
+
+
+def _prompt(turn: TurnTexts) -> int:
+    return max(len(turn.prompt), len(turn.rejected_prompt or ()))
+
+
+def _longest(turn: TurnTexts) -> int:
+    return max((len(ids) for ids in turn.answers), default=0)
+
+
+def _shrink(system: list[int], last: TurnTexts, budget: int, cut: Counter[str]) -> tuple[list[int], TurnTexts]:
+    """Cut the texts of the only turns left to a number of tokens: prompt, then answer, then system, then prompt again."""
+    budget = max(0, budget)
+    room = budget // RESERVED
+    prompt, answer = _prompt(last), _longest(last)
+    excess = len(system) + prompt + answer - budget
+    if excess <= 0:
+        return system, last
+    sizes = {"prompt": prompt, "answer": answer, "system": len(system)}
+    floors = (("prompt", min(prompt, room)), ("answer", min(answer, room)), ("system", 0), ("prompt", 0), ("answer", 0))
+    for part, floor in floors:
+        loss = min(excess, max(0, sizes[part] - floor))
+        sizes[part] -= loss
+        excess -= loss
+        cut[part] += bool(loss)
+    shorter = TurnTexts(
+        _end(last.prompt, sizes["prompt"]),
+        tuple(ids[: sizes["answer"]] for ids in last.answers),
+        None if last.rejected_prompt is None else _end(last.rejected_prompt, sizes["prompt"]),
+    )
+    return system[: sizes["system"]], shorter
+
+
+def _end(ids: list[int], size: int) -> list[int]:
+    return ids[max(0, len(ids) - size) :]

@@ -1,0 +1,130 @@
+"""Metrics: each one function from columns of an evaluation, one entry per row, to a number.
+
+A function names the columns it reads by its parameters, and says with `@metric` which way is better. That is all a new
+metric needs: whoever evaluates offers the columns it has, and `Metric` picks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Direction = Literal["min", "max"]
+Column = Tensor | Sequence[str]
+Function = Callable[..., float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric function with its name and its direction.
+
+    Attributes:
+        name: how settings and results call it.
+        direction: "min" if less is better, "max" if more is.
+        function: columns to a number; the names of its parameters are the names of the columns it reads.
+    """
+
+    name: str
+    direction: Direction
+    function: Function
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns the metric needs."""
+        return tuple(inspect.signature(self.function).parameters)
+
+    def compute(self, columns: Mapping[str, Column]) -> float:
+        """The metric of these rows.
+
+        Args:
+            columns: at least those of `reads`, all of one length; others are left alone.
+
+        Raises:
+            KeyError: a column that the metric reads is missing.
+        """
+        missing = [name for name in self.reads if name not in columns]
+        if missing:
+            raise KeyError(f"Metric {self.name} reads {', '.join(missing)}, but there is only {', '.join(columns)}.")
+        return self.function(**{name: columns[name] for name in self.reads})
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a value is strictly better than the best so far; any number beats none, and NaN beats nothing."""
+        if math.isnan(value):
+            return False
+        if best is None or math.isnan(best):
+            return True
+        return value < best if self.direction == "min" else value > best
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(direction: Direction) -> Callable[[Function], Function]:
+    """Enter a function in `METRICS` under its own name; the function itself stays as it is."""
+
+    def enter(function: Function) -> Function:
+        METRICS[function.__name__] = Metric(function.__name__, direction, function)
+        return function
+
+    return enter
+
+
+@metric("min")
+def perplexity(logps: Tensor, counts: Tensor) -> float:
+    """Mean over rows of exp(mean negative log-probability of the row's target tokens).
+
+    Equals V for uniform guesses among V tokens. Rows without a target token are left out.
+
+    Args:
+        logps: [R], log-probability of each row's target tokens, summed, nats.
+        counts: [R], number of target tokens of each row.
+
+    Returns:
+        At least 1; NaN if a log-probability is.
+
+    Raises:
+        ValueError: no row has a target token.
+    """
+    scored = counts > 0
+    if not scored.any():
+        raise ValueError(f"Perplexity has nothing to score: none of {len(counts)} rows has a target token.")
+    # In float32, exp overflows at 88 nats a token; an untrained or broken model gets there.
+    means = logps.detach().cpu().double()[scored.cpu()] / counts.cpu()[scored.cpu()]
+    return means.neg().exp().mean().item()
+
+
+@metric("max")
+def preference_accuracy(margins: Tensor) -> float:
+    """Share of pairs whose chosen answer has the higher reward; a tie, or NaN, is not right.
+
+    Args:
+        margins: [R], reward of the chosen answer minus reward of the rejected one.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    return (_not_empty(margins) > 0).double().mean().item()
+
+
+@metric("max")
+def reward_margin(margins: Tensor) -> float:
+    """Mean reward of the chosen answer minus that of the rejected one.
+
+    Args:
+        margins: [R], reward of the chosen answer minus reward of the rejected one.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    return _not_empty(margins).double().mean().item()
+
+
+def _not_empty(margins: Tensor) -> Tensor:
+    if not len(margins):
+        raise ValueError("Preference metrics have nothing to score: no pair has both answers.")
+    return margins.detach().cpu()

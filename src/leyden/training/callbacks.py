@@ -1,0 +1,165 @@
+"""Callbacks: every number to every logger, counted in updates and samples; and the display."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from leyden.problem.metrics import METRICS
+from leyden.training.module import FineTuner
+from leyden.training.progress import Display
+
+
+@dataclass(frozen=True)
+class Point:
+    """The metrics of one evaluation, and when it was."""
+
+    step: int
+    samples: int
+    metrics: Mapping[str, float]
+
+
+@dataclass
+class History(Callback):
+    """Sends the numbers of each update and evaluation to the loggers, and keeps the evaluations.
+
+    Attributes:
+        metric: the metric that says which evaluation is best.
+        points: the evaluations so far.
+        samples: samples that all ranks have trained on.
+        tokens: tokens that all ranks have trained on.
+        seconds: time spent in training batches, evaluations and loading left out.
+        latest: the numbers of the last update.
+    """
+
+    metric: str
+    points: list[Point] = field(default_factory=list)
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    latest: dict[str, float] = field(default_factory=dict)
+    _clock: float = 0.0
+    _window_seconds: float = 0.0
+    _seen: int = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock of this batch."""
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(  # noqa: PLR0913
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log an update once it is complete."""
+        self._window_seconds += time.perf_counter() - self._clock
+        assert isinstance(pl_module, FineTuner)
+        if trainer.global_step == self._seen or pl_module.record is None:
+            return
+        self._seen, record = trainer.global_step, pl_module.record
+        self.samples += record.samples
+        self.tokens += record.tokens
+        self.seconds += self._window_seconds
+        values = {**record.values, "train/tokens_per_second": record.tokens / max(self._window_seconds, 1e-9)}
+        self._window_seconds = 0.0
+        self.latest = values
+        self._log(trainer, values)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log an evaluation."""
+        assert isinstance(pl_module, FineTuner)
+        assert pl_module.evaluation is not None
+        self.points.append(Point(trainer.global_step, self.samples, dict(pl_module.evaluation.metrics)))
+        self._log(trainer, pl_module.evaluation.metrics)
+
+    def best(self) -> Point | None:
+        """The evaluation with the best value of the metric; the earliest of equals."""
+        best: Point | None = None
+        name = f"validation/{self.metric}"
+        for point in self.points:
+            if METRICS[self.metric].improves(point.metrics[name], best.metrics[name] if best else None):
+                best = point
+        return best
+
+    def _log(self, trainer: L.Trainer, values: Mapping[str, float]) -> None:
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics({**values, "samples": float(self.samples)}, step=trainer.global_step)
+
+
+@dataclass
+class ProgressDisplay(Callback):
+    """Shows training and evaluation on a display.
+
+    Attributes:
+        display: where to.
+        history: which numbers.
+        updates: of the whole run.
+    """
+
+    display: Display
+    history: History
+    updates: int
+    _seen: int = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the phase of the training."""
+        self.display.start("train", self.updates)
+
+    def on_train_batch_end(  # noqa: PLR0913
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show an update once it is complete."""
+        if trainer.global_step == self._seen:
+            return
+        self._seen = trainer.global_step
+        values = self.history.latest
+        self.display.advance(
+            1,
+            {
+                "loss": values["train/loss"],
+                "lr": values["train/learning_rate"],
+                "tokens/s": values["train/tokens_per_second"],
+            },
+        )
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the phase of an evaluation, before or after the training; inside it the bar just waits."""
+        if not trainer.training:
+            self.display.start("evaluate", int(sum(trainer.num_val_batches)))
+
+    def on_validation_batch_end(  # noqa: PLR0913
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """One batch was scored."""
+        if not trainer.training:
+            self.display.advance(1)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the phase."""
+        self.display.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Close the phase, so that the message stands below it."""
+        self.display.stop()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the phase of an evaluation."""
+        if not trainer.training:
+            self.display.stop()
+
+
+def peak_memory_gib() -> float:
+    """Most memory so far: of the device where it is a GPU, resident in this process where it is a CPU."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+

@@ -1,0 +1,158 @@
+"""The LightningModule. Written once: it knows loops, not problems."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from leyden.backbone.reference import Reference
+from leyden.backbone.scoring import target_logps
+from leyden.data.batches import Batch
+from leyden.problem.base import Problem
+from leyden.settings.errors import TrainingError
+from leyden.training.evaluation import Collected, Evaluation, finish
+from leyden.training.update import (
+    UpdateRecord,
+    Window,
+    drop_gradients,
+    gradient_norm,
+    scale_gradients,
+    sum_over_ranks,
+)
+
+log = logging.getLogger(__name__)
+
+
+class FineTuner(L.LightningModule):
+    """A backbone that learns a problem.
+
+    An update is the mean over all its targets, however it is cut into rows, batches and ranks: losses are summed, and
+    the gradient is divided once, by the number of all targets, before clipping. A loss or gradient that is not finite
+    never reaches the weights.
+
+    Args:
+        backbone: a causal language model, adapter or not.
+        problem: says what a batch is worth.
+        make_optimizer: from the backbone.
+        curve: updates done to the factor on the learning rate.
+        metrics: computed in every evaluation, besides those the problem always computes.
+        seed: of dropout and the like; each step of each rank draws from (seed, step, rank).
+        max_bad_steps: end the run after so many updates in a row that could not be applied.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        backbone: nn.Module,
+        problem: Problem,
+        make_optimizer: Callable[[nn.Module], Optimizer],
+        curve: Callable[[int], float],
+        metrics: tuple[str, ...],
+        seed: int,
+        max_bad_steps: int,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.problem = backbone, problem
+        self.make_optimizer, self.curve = make_optimizer, curve
+        self.metrics, self.seed, self.max_bad_steps = metrics, seed, max_bad_steps
+        self.reference = Reference(backbone)
+        if problem.uses_reference:
+            self.reference.prepare()
+        self.window = Window()
+        self.record: UpdateRecord | None = None
+        self.collected = Collected()
+        self.evaluation: Evaluation | None = None
+        self.bad_steps = 0
+        self.skipped_updates = 0
+
+    def logps(self, batch: Batch) -> Tensor:
+        """Log-probability of each target under the model in training: [N]."""
+        return target_logps(self.backbone, batch)
+
+    def reference_logps(self, batch: Batch) -> Tensor:
+        """Log-probability of each target under the starting point: [N]."""
+        return self.reference.logps(batch)
+
+    def on_train_epoch_start(self) -> None:
+        """Switch training mode on: neither the library nor Lightning does, and dropout would stay off."""
+        self.train()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Draw this step's randomness from seed, step and rank, so that none of it needs saving."""
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        digits = torch.Generator().manual_seed(self.seed * 1_000_003 + step * 1009 + self.global_rank)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=digits)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The summed loss of one batch; Lightning divides by the accumulation count, which is undone here."""
+        outcome = self.problem.compute(self, batch)
+        self.window.add(batch, outcome, self.problem.logged)
+        return outcome.loss.total * self.trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Make the gradient the mean over all targets of all ranks, or drop the update if it is not finite."""
+        window, self.window = self.window, Window()
+        summed = sum_over_ranks(window, self.device)
+        if summed.count:
+            scale_gradients(self.backbone, self.trainer.world_size / summed.count)  # ranks average; this is their sum
+        norm = float(gradient_norm(self.backbone))
+        applied = bool(summed.count) and math.isfinite(summed.total) and math.isfinite(norm)
+        if not applied:
+            drop_gradients(self.backbone)
+            self._count_bad(window, summed.total, norm, int(summed.count))
+        else:
+            self.bad_steps = 0
+        values = {
+            "train/loss": summed.total / summed.count if summed.count else math.nan,
+            "train/grad_norm": norm,
+            "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
+            **{f"train/{name}": value for name, value in summed.means.items()},
+        }
+        self.record = UpdateRecord(values, summed.samples, summed.tokens, applied)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:  # noqa: ARG002
+        """Advance the schedule by one applied update; one that was dropped does not count."""
+        if self.record is not None and self.record.applied:
+            scheduler.step()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a new evaluation."""
+        self.collected = Collected()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Score one batch."""
+        self.collected.add(batch, self.problem.compute(self, batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole part."""
+        self.evaluation = finish(self.collected, self.problem, self.metrics)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer and its schedule, stepped once per update."""
+        optimizer = self.make_optimizer(self.backbone)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.curve), "interval": "step"},
+        }
+
+    def _count_bad(self, window: Window, total: float, norm: float, count: int) -> None:
+        self.bad_steps += 1
+        self.skipped_updates += 1
+        what = f"its loss is {total} and its gradient norm {norm}" if count else "it has no token to predict"
+        log.warning(
+            "Update %d was not applied: %s. Its training samples: %s.",
+            self.trainer.global_step + 1, what, ", ".join(map(str, window.samples)),
+        )  # fmt: skip
+        if self.bad_steps >= self.max_bad_steps:
+            raise TrainingError(
+                f"{self.bad_steps} updates in a row could not be applied (trainer.max_bad_steps={self.max_bad_steps}): "
+                f"{what}. Lower optimizer.learning_rate, set trainer.gradient_clip=1, or use trainer.precision=32-true; "
+                "then look at the samples named above."
+            )

@@ -1,0 +1,198 @@
+"""Everything before the weights: checkpoint, tokenizer, tables, trees. What is wrong with any of it ends here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from leyden.backbone.checkpoint import Checkpoint, find_checkpoint, load_tokenizer
+from leyden.backbone.load import check_architecture
+from leyden.data.datamodule import Prepared
+from leyden.data.dataset import TreeDataset, check_fit
+from leyden.data.rows import Part, read_parts
+from leyden.data.templates import Template, make_template
+from leyden.data.tokenization import TokenColumn, tokenize_columns
+from leyden.problem.base import Problem
+from leyden.settings.errors import ConfigError
+from leyden.settings.schema import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run is made of, before any weights are loaded.
+
+    Attributes:
+        checkpoint: where the weights come from.
+        tokenizer: of the checkpoint.
+        problem: the problem with its loss.
+        template: writes conversations.
+        train: training part.
+        validation: validation part.
+        counts: what was read, cut and left out, by part and name, for log and manifest.
+        warnings: what was odd but not wrong.
+        seconds: how long each step took.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+    problem: Problem
+    template: Template
+    train: Prepared
+    validation: Prepared
+    counts: dict[str, dict[str, int]]
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
+    """Read, check and tokenise everything a run needs besides its weights.
+
+    With several processes it runs before any of them joins a group; the later ones find its work in the cache.
+
+    Args:
+        settings: of the run.
+        conversions: where to keep converted checkpoints instead of the user's cache.
+
+    Raises:
+        ConfigError, DataError, ModelError: with all faults of the step.
+    """
+    check_device(settings)
+    problem = make_problem(settings)
+    clock = time.perf_counter()
+    train, validation = read_parts(settings.dataset)
+    seconds = {"read tables": time.perf_counter() - clock}
+    clock = time.perf_counter()
+    checkpoint = find_checkpoint(settings.backbone, root=conversions)
+    check_architecture(checkpoint)
+    tokenizer = load_tokenizer(checkpoint, settings.tokenizer.tokenizer_kwargs)
+    template = make_template(settings.dataset, tokenizer)
+    seconds["load tokenizer"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    parts, cached = {}, []
+    for name, part in (("train", train), ("validation", validation)):
+        tokens, found = tokens_of(part, tokenizer, cache=settings.cache == "on")
+        cached.append(found)
+        parts[name] = _fitted(name, part, tokens, template, problem, settings)
+    seconds["tokenize" + (" (from the cache)" if all(cached) else "")] = time.perf_counter() - clock
+    sources = {id(part.source): part.source for part in (train, validation)}
+    warnings = [warning for source in sources.values() for warning in source.warnings] + advice(settings)
+    counts = {name: counts_of(prepared) for name, prepared in parts.items()}
+    return Material(
+        checkpoint, tokenizer, problem, template, parts["train"], parts["validation"], counts, warnings, seconds
+    )
+
+
+def tokens_of(part: Part, tokenizer: PreTrainedTokenizerBase, *, cache: bool) -> tuple[Mapping[str, TokenColumn], bool]:
+    """Token ids of the part's whole table by role, and whether they came from the cache."""
+    return tokenize_columns(part.source.texts, tokenizer, cache=cache)
+
+
+def make_problem(settings: Settings) -> Problem:
+    """The problem with its loss, from their dotted paths.
+
+    Raises:
+        ConfigError: a path leads nowhere, or a knob that the function or class does not have.
+    """
+    loss_settings, data = settings.problem.loss, settings.dataset
+    loss = partial(dotted(loss_settings.target, "problem.loss._target_"), **loss_settings.arguments)
+    options: dict[str, Any] = {"only_last_answer": data.only_last_answer, "mask_prompt_labels": data.mask_prompt_labels}
+    make = dotted(settings.problem.target, "problem._target_")
+    try:
+        problem = make(loss=loss, **options, **settings.problem.knobs)
+    except TypeError as error:
+        raise ConfigError(f"problem: {error}. Its keys must be those of {settings.problem.target}.") from error
+    assert isinstance(problem, Problem)
+    return problem
+
+
+def dotted(path: str, setting: str) -> Any:
+    """The function or class that a dotted path names.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{setting}={path!r} cannot be imported: {error}. Give module.function or module.Class.") from error
+
+
+def check_device(settings: Settings) -> None:
+    """Refuse a device or precision that this machine does not have.
+
+    Raises:
+        ConfigError: no GPU, too few of them, or half precision without one.
+    """
+    trainer, cuda = settings.trainer, torch.cuda.is_available()
+    faults = []
+    if trainer.accelerator == "gpu" and not cuda:
+        faults.append("trainer.accelerator='gpu': no GPU is visible here. Use trainer=cpu or trainer=auto.")
+    if trainer.precision.startswith("16-") and not cuda and trainer.accelerator != "cpu":
+        faults.append(f"trainer.precision={trainer.precision!r} needs a GPU, and none is visible. Use 32-true.")
+    if cuda and trainer.accelerator != "cpu":
+        count, there = trainer.devices, torch.cuda.device_count()
+        wanted = [count - 1] if isinstance(count, int) else count if isinstance(count, list) else []
+        if any(not 0 <= device < there for device in wanted):
+            faults.append(f"trainer.devices={trainer.devices}: this machine has {there} GPUs, numbered from 0.")
+    elif isinstance(trainer.devices, list):
+        faults.append(f"trainer.devices={trainer.devices} names GPUs, and none is used here. Give a count of processes.")
+    if faults:
+        raise ConfigError(faults)
+
+
+def advice(settings: Settings) -> list[str]:
+    """What is legal but likely not meant."""
+    trainer, schedule = settings.trainer, settings.schedule
+    lines = []
+    if schedule.warmup_epochs and schedule.warmup_epochs >= trainer.epochs > 0:
+        lines.append(
+            f"schedule.warmup_epochs={schedule.warmup_epochs} is as long as the training (trainer.epochs="
+            f"{trainer.epochs}); the peak learning rate is never reached."
+        )
+    if not (settings.dataset.add_eos_token_to_answer or settings.dataset.chat_template):
+        lines.append("dataset.add_eos_token_to_answer=false: the model does not learn where an answer ends.")
+    return lines
+
+
+def counts_of(prepared: Prepared) -> dict[str, int]:
+    """What a part holds and what it lost, in numbers."""
+    part, fit = prepared.trees.part, prepared.fit
+    missing = {f"empty {role} cells": len(set(rows) & set(part.rows)) for role, rows in part.source.missing.items()}
+    return {
+        "rows": len(part.rows),
+        "samples": len(part.samples),
+        "tokens": fit.tokens,
+        "tokens to predict": fit.targets,
+        "samples that lost turns": fit.cut["turns"],
+        "samples with a cut prompt": fit.cut["prompt"],
+        "samples with a cut answer": fit.cut["answer"],
+        "samples with a cut system text": fit.cut["system"],
+        "samples without a token to predict": fit.cut["no target"],
+        **{name: count for name, count in missing.items() if count},
+    }
+
+
+def _fitted(  # noqa: PLR0913
+    name: str,
+    part: Part,
+    tokens: Mapping[str, TokenColumn],
+    template: Template,
+    problem: Problem,
+    settings: Settings,
+) -> Prepared:
+    trees = TreeDataset(part, tokens, template, problem.build_tree, settings.tokenizer.max_length)
+    fit = trees.measure()
+    check_fit(trees, fit, name)
+    return Prepared(trees, fit)

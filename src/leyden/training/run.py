@@ -1,0 +1,230 @@
+"""The wiring of a run, left to right: backbone, problem, data, module, trainer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
+from torch.optim import Optimizer
+
+from leyden.backbone.attention import AttentionChoice, choose_attention
+from leyden.backbone.generate import pad_id
+from leyden.backbone.load import Chosen, choose_dtype, load_model
+from leyden.backbone.lora import add_adapter
+from leyden.data.datamodule import TreeDataModule
+from leyden.data.dataset import Collator
+from leyden.settings.errors import ConfigError
+from leyden.settings.schema import Settings
+from leyden.settings.training_groups import Trainer
+from leyden.training.callbacks import History, Point, ProgressDisplay
+from leyden.training.evaluation import EvaluationSchedule, due_updates
+from leyden.training.module import FineTuner
+from leyden.training.optimizer import build_optimizer
+from leyden.training.prepare import Material, dotted
+from leyden.training.progress import Display, make_display
+
+log = logging.getLogger(__name__)
+
+NOISE = (  # of Lightning: true, and of no use to whoever fine-tunes
+    r".*does not have many workers.*",
+    r".*The number of training batches.*is smaller than the logging interval.*",
+    r".*Starting from v1.9.0, `tensorboardX` has been removed.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*No device id is provided via `init_process_group`.*",
+    r".*Found .* module\(s\) in eval mode at the start of training.*",
+)
+
+
+@dataclass
+class Run:
+    """What comes out of a training.
+
+    Attributes:
+        module: with the trained backbone and the last evaluation.
+        trainer: Lightning's, as it ended.
+        history: every evaluation, and totals.
+        attention: how the backbone attended.
+        dtype: type of the backbone's weights.
+        updates: of the whole run.
+        reference: what the reference was, or "none".
+        seconds: how long each step took.
+    """
+
+    module: FineTuner
+    trainer: L.Trainer
+    history: History
+    attention: AttentionChoice
+    dtype: Chosen
+    updates: int
+    reference: str
+    display: Display
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def before(self) -> Point | None:
+        """The evaluation before the first update."""
+        first = self.history.points[0]
+        return first if first.step == 0 else None
+
+    @property
+    def final(self) -> Point:
+        """The evaluation after the last update."""
+        return self.history.points[-1]
+
+
+def fit(settings: Settings, material: Material, loggers: Sequence[Logger], folder: Path) -> Run:
+    """Load the backbone, train it on the material, evaluate before, between and after.
+
+    Args:
+        settings: of the run; `seed` is a number by now.
+        material: from `prepare`.
+        loggers: where every number goes.
+        folder: of the run.
+    """
+    quiet_lightning()
+    L.seed_everything(settings.seed, workers=True, verbose=False)
+    clock = time.perf_counter()
+    dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer))
+    model = load_model(material.checkpoint, settings.backbone, getattr(torch, dtype.effective))
+    backbone = add_adapter(model, settings.lora, material.checkpoint.location)
+    attention = choose_attention(backbone, settings.backbone.attention_implementation)
+    log.info("%s", attention.reason)
+    backbone.train()
+    seconds = {"load weights": time.perf_counter() - clock}
+    data = TreeDataModule(
+        material.train,
+        material.validation,
+        Collator(attention.engine != "padded", pad_id(material.tokenizer)),
+        settings.trainer,
+        settings.seed,
+        settings.generation.batch_size_inference or settings.trainer.batch_size,
+    )
+    per_epoch = math.ceil(data.steps_per_epoch(world_size(settings.trainer)) / settings.trainer.grad_accumulation)
+    updates = settings.trainer.epochs * per_epoch
+    module = FineTuner(
+        backbone,
+        material.problem,
+        partial(build_optimizer, factory=_optimizer(settings), weight_decay=settings.optimizer.weight_decay),
+        _curve(settings, updates, per_epoch),
+        (settings.metric.name,),
+        settings.seed,
+        settings.trainer.max_bad_steps,
+    )
+    history = History(settings.metric.name)
+    display = make_display(settings.trainer.progress, quiet=is_later_rank())
+    due = due_updates(updates, per_epoch, settings.trainer.evaluation_epochs) if updates else frozenset({0})
+    callbacks = [history, ProgressDisplay(display, history, updates), EvaluationSchedule(due)]
+    trainer = _trainer(settings, callbacks, loggers, folder)
+    run = Run(
+        module, trainer, history, attention, dtype, updates,
+        module.reference.kind if material.problem.uses_reference else "none", display, seconds,
+    )  # fmt: skip
+    with _filtered_warnings():
+        _train(run, data, settings.trainer)
+    return run
+
+
+def world_size(settings: Trainer) -> int:
+    """How many processes train together."""
+    devices = len(settings.devices) if isinstance(settings.devices, list) else settings.devices
+    if devices == "auto":
+        devices = torch.cuda.device_count() if settings.accelerator != "cpu" and torch.cuda.is_available() else 1
+    return devices * settings.num_nodes
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's own log lines to warnings."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def is_later_rank() -> bool:
+    return any(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "RANK"))
+
+
+def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
+    clock = time.perf_counter()
+    if settings.evaluate_before_training or not run.updates:
+        run.trainer.validate(run.module, datamodule=data, verbose=False)
+        run.seconds["evaluate before training"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    if run.updates:
+        run.trainer.fit(run.module, datamodule=data)
+        run.seconds["train, with evaluations"] = time.perf_counter() - clock
+        run.seconds["train alone"] = run.history.seconds
+
+
+def _trainer(settings: Settings, callbacks: list[L.Callback], loggers: Sequence[Logger], folder: Path) -> L.Trainer:
+    trainer = settings.trainer
+    strategy: str | Strategy = trainer.strategy
+    if strategy == "ddp":
+        # Buffers are constants here, and broadcasting them would make ranks with unequal batches wait for each other.
+        strategy = DDPStrategy(find_unused_parameters=trainer.find_unused_parameters, broadcast_buffers=False)
+    try:
+        return L.Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=strategy,
+            precision=trainer.precision,
+            max_epochs=trainer.epochs,
+            accumulate_grad_batches=trainer.grad_accumulation,
+            gradient_clip_val=trainer.gradient_clip or None,
+            logger=list(loggers),
+            callbacks=callbacks,
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            inference_mode=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (ValueError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"trainer: {first} Look at trainer.accelerator, devices, strategy and precision.") from error
+
+
+def _optimizer(settings: Settings) -> Callable[..., Optimizer]:
+    optimizer = settings.optimizer
+    make = dotted(optimizer.target, "optimizer._target_")
+    factory = partial(make, lr=optimizer.learning_rate, **optimizer.knobs)
+    try:
+        factory([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer: {error}. Its keys must be arguments of {optimizer.target}.") from error
+    return factory
+
+
+def _curve(settings: Settings, updates: int, per_epoch: int) -> Callable[[int], float]:
+    schedule = settings.schedule
+    options: dict[str, float] = {"total": updates, "warmup": schedule.warmup_epochs * per_epoch}
+    if schedule.min_learning_rate_ratio is not None:
+        options["floor"] = schedule.min_learning_rate_ratio
+    return partial(dotted(schedule.target, "schedule._target_"), **options)
+
+
+def _device(settings: Trainer) -> torch.device:
+    cuda = settings.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")
+
+
+@contextmanager
+def _filtered_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for pattern in NOISE:
+            warnings.filterwarnings("ignore", message=pattern)
+        yield

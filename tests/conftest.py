@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+# Hub libraries read these once, when they are imported, so they are set before any test module is. LEYDEN_TEST_CACHE
+# names a folder that outlives the session: the converted 135M checkpoint is then found there again.
+KEPT_CACHE = os.environ.get("LEYDEN_TEST_CACHE")
+SESSION_CACHE = KEPT_CACHE or tempfile.mkdtemp(prefix="leyden-tests-")
+os.environ["LEYDEN_CACHE"] = SESSION_CACHE
+os.environ["HF_HOME"] = str(Path(SESSION_CACHE) / "hub")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_unconfigure() -> None:
+    if KEPT_CACHE is None:
+        shutil.rmtree(SESSION_CACHE, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return PROJECT_ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = PROJECT_ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the public tables of shared/data are not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> RunCli:
+    """Run an entry file of this checkout: `run_cli(["train.py", "problem=dpo"])`; `cwd` is the test's own folder."""
+
+    def run(args: Sequence[str], cwd: Path = tmp_path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        script, *overrides = args
+        paths = [str(PROJECT_ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+        return subprocess.run(
+            [sys.executable, str(PROJECT_ROOT / script), *overrides],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
