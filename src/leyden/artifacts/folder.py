@@ -48,21 +48,6 @@ class RunFolder:
         (self.path / "config.yaml").write_text(header + text, encoding="utf-8")
 
 
-def read_config(path: Path) -> dict[str, object]:
-    """The settings of a saved run as plain containers.
-
-    Raises:
-        ConfigError: there is no such file, or it is no YAML.
-    """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. Name a folder that train.py has written.") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds no settings. Name a folder that train.py has written.")
-    return {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
-
-
 def default_name(settings: Settings, now: datetime | None = None) -> str:
     """`<problem>-<backbone>-<UTC date and time>`."""
     problem = settings.problem.target.rpartition(".")[2].lower().replace("causallm", "causal_lm")

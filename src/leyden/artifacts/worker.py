@@ -8,11 +8,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from leyden.artifacts.folder import RunFolder, RunLog, read_config
+from leyden.artifacts.folder import RunFolder, RunLog
 from leyden.artifacts.job import finish_job
 from leyden.settings.command import USER_FAULT, report
 from leyden.settings.errors import LeydenError
-from leyden.settings.read import parse
+from leyden.settings.read import parse, saved_config
 from leyden.settings.schema import Settings
 from leyden.training.prepare import prepare
 from leyden.training.run import is_later_rank
@@ -21,7 +21,7 @@ from leyden.training.run import is_later_rank
 def main(path: Path) -> int:
     """Train with the settings that the run folder holds; return the exit code."""
     folder = RunFolder(path)
-    settings = parse(OmegaConf.create(read_config(path / "config.yaml")), Settings)
+    settings = parse(OmegaConf.create(saved_config(path / "config.yaml")), Settings)
     try:
         with RunLog(quiet=is_later_rank()) as run_log:
             run_log.open(folder.log)

@@ -139,7 +139,7 @@ def isolation_error(model: nn.Module) -> float:
     implementation = base.config._attn_implementation
     training = [module for module in model.modules() if module.training]
     generator = np.random.default_rng(0)
-    prompt, *answers = (generator.integers(0, base.config.vocab_size, length).tolist() for length in (9, 6, 11, 7, 12))
+    prompt, *answers = (generator.integers(0, base.config.vocab_size, length).tolist() for length in (5, 3, 6, 4, 7))
     pair = [Segment(prompt, False), Segment(answers[0], True, 0), Segment(answers[1], True, 0, 1)]
     documents = [[Segment(answer, True)] for answer in answers[2:]]
     chains = [[Segment(prompt, False), Segment(answer, True, 0)] for answer in answers[:2]]

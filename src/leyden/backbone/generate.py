@@ -108,6 +108,7 @@ def generation_config(settings: Generation, tokenizer: PreTrainedTokenizerBase) 
         "eos_token_id": sorted(_end_ids(tokenizer)) or None,
         "pad_token_id": pad_id(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
+        "use_cache": True,
     }
     if settings.do_sample:
         options |= {"temperature": float(settings.temperature), "top_k": settings.top_k, "top_p": settings.top_p}
@@ -149,7 +150,6 @@ def _generate(
         attention_mask=mask,
         generation_config=generation_config(settings, tokenizer),
         stopping_criteria=criteria,
-        use_cache=True,
     )
     new: list[list[int]] = output[:, width:].tolist()
     return new

@@ -67,7 +67,7 @@ def load_model(checkpoint: Checkpoint, settings: Backbone, dtype: torch.dtype) -
             raise ModelError(
                 f"backbone.gradient_checkpointing=true: {type(model).__name__} does not support it. Set it to false."
             )
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     model.train()
     return model

@@ -43,6 +43,7 @@ def run_command(main: Callable[[], Any], check: str, config_name: str, config_di
     arguments = get_args_parser().parse_args()
     debug = "debug=true" in [text.replace("True", "true") for text in arguments.overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's own printer
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; the display is ours
     try:
         if not (arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion):
             only_show = arguments.cfg is not None

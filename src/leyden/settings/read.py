@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
@@ -53,6 +55,21 @@ def parse(config: DictConfig, model: type[Model]) -> Model:
     if missing:
         raise ConfigError([f"{key} is not set. Set {key}=…" for key in missing])
     return settings
+
+
+def saved_config(path: Path) -> dict[str, Any]:
+    """The settings that a run has saved, as plain containers.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no settings.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Name a folder that train.py has written.") from error
+    if not isinstance(tree, dict) or "dataset" not in tree:
+        raise ConfigError(f"{path} holds no settings of a run. Name a folder that train.py has written.")
+    return {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
 
 
 def dump(settings: BaseModel) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -34,11 +34,31 @@ class Settings(Group):
     generation: Generation
 
 
+Maybe = Annotated[str | None, Field(description="As in dataset; null: as the run was trained.")]
+
+
+class PredictDataset(Group):
+    """The table to predict; what is null is as the run was trained."""
+
+    path: str | None = Field(description="Table to predict: .csv, .parquet, .pq or .jsonl.")
+    system_column: Maybe
+    prompt_column: list[str] | str | None = Field(description="As in dataset; null: as the run was trained.")
+    prompt_column_separator: Maybe
+    answer_column: Maybe
+    rejected_answer_column: Maybe
+    parent_id_column: Maybe
+    id_column: Maybe
+    chat_template: bool | None = Field(description="As in dataset; null: as the run was trained.")
+
+
 class PredictSettings(Group):
     """What predict.py needs beside the settings of the run."""
 
     run: str | None = Field(description="Run folder, its model folder, or any model: hub id, folder, .gguf file.")
     output: str | None = Field(description="Folder for the predictions; null: a new one beside the run.")
     overwrite: bool = Field(description="Replace existing predictions.")
-    cache: Literal["on", "off"] = Field(description="Keep tokens and converted weights for the next start.")
+    cache: Literal["on", "off"] = Field(description="Keep converted weights for the next start.")
     debug: bool = Field(description="Show the traceback of an error.")
+    dataset: PredictDataset
+    tokenizer: dict[str, Any] = Field(description="max_length, as in tokenizer; null: as the run was trained.")
+    generation: dict[str, Any] = Field(description="Keys of generation; null: as the run was trained.")

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 from torch.optim import Optimizer
+from transformers.utils import logging as transformers_logging
 
 from leyden.backbone.attention import AttentionChoice, choose_attention
 from leyden.backbone.generate import pad_id
@@ -45,6 +46,7 @@ NOISE = (  # of Lightning: true, and of no use to whoever fine-tunes
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*No device id is provided via `init_process_group`.*",
     r".*Found .* module\(s\) in eval mode at the start of training.*",
+    r".*`is_gradient_checkpointing` is deprecated.*",  # peft 0.21 asks transformers 5.23 by the old name
 )
 
 
@@ -94,7 +96,17 @@ def fit(settings: Settings, material: Material, loggers: Sequence[Logger], folde
         loggers: where every number goes.
         folder: of the run.
     """
-    quiet_lightning()
+    with _filtered_warnings():
+        run, data = _assemble(settings, material, loggers, folder)
+        _train(run, data, settings.trainer)
+    return run
+
+
+def _assemble(
+    settings: Settings, material: Material, loggers: Sequence[Logger], folder: Path
+) -> tuple[Run, TreeDataModule]:
+    """Build everything, left to right, on one screen."""
+    quiet_libraries()
     L.seed_everything(settings.seed, workers=True, verbose=False)
     clock = time.perf_counter()
     dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer))
@@ -132,9 +144,7 @@ def fit(settings: Settings, material: Material, loggers: Sequence[Logger], folde
         module, trainer, history, attention, dtype, updates,
         module.reference.kind if material.problem.uses_reference else "none", display, seconds,
     )  # fmt: skip
-    with _filtered_warnings():
-        _train(run, data, settings.trainer)
-    return run
+    return run, data
 
 
 def world_size(settings: Trainer) -> int:
@@ -145,8 +155,9 @@ def world_size(settings: Trainer) -> int:
     return devices * settings.num_nodes
 
 
-def quiet_lightning() -> None:
-    """Keep Lightning's own log lines to warnings."""
+def quiet_libraries() -> None:
+    """Keep the libraries' own lines to warnings, and their bars away: the display is ours."""
+    transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

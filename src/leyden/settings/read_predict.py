@@ -1,0 +1,93 @@
+"""Settings of a prediction: those of the run, or the defaults for a plain model, with what the user changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.settings.checks import check_backbone_name, check_table
+from leyden.settings.errors import ConfigError
+from leyden.settings.locations import table_path
+from leyden.settings.read import parse, saved_config
+from leyden.settings.schema import PredictSettings, Settings
+
+CONFIG_DIR = Path(__file__).resolve().parents[3] / "conf"
+
+
+def check_predict(config: DictConfig, explicit: frozenset[str] = frozenset()) -> None:  # noqa: ARG001
+    """Read the settings, for their faults only.
+
+    Raises:
+        ConfigError: all of them.
+    """
+    read_predict(config, CONFIG_DIR)
+
+
+def read_predict(config: DictConfig, config_dir: Path) -> tuple[PredictSettings, Settings, Path | None]:
+    """The settings of the prediction, those of the run with its changes, and the run folder if there is one.
+
+    Args:
+        config: what Hydra composed from `predict.yaml`.
+        config_dir: where the defaults for a plain model stand.
+
+    Raises:
+        ConfigError: a setting, a path or a saved config is wrong.
+    """
+    wanted = parse(config, PredictSettings)
+    faults = list(_faults(wanted))
+    if faults:
+        raise ConfigError(faults)
+    folder = run_folder(str(wanted.run))
+    base = saved_config(folder / "config.yaml") if folder else _plain_config(str(wanted.run), config_dir)
+    changes = wanted.model_dump()
+    for group in ("dataset", "tokenizer", "generation"):
+        chosen = {key: value for key, value in changes[group].items() if value is not None and key != "path"}
+        unknown = [key for key in chosen if key not in base[group]]
+        if unknown:
+            raise ConfigError([f"{group}.{key} is not a setting." for key in unknown])
+        base[group] |= chosen
+    base |= {"cache": wanted.cache, "debug": wanted.debug}
+    base["dataset"]["train_dataframe"] = str(wanted.dataset.path)
+    return wanted, parse(OmegaConf.create(base), Settings), folder
+
+
+def run_folder(name: str) -> Path | None:
+    """The run folder that a path names, itself or by its `model/`; None for any other model."""
+    path = Path(name).expanduser()
+    for folder in (path, path.parent if path.name == "model" else path):
+        if (folder / "config.yaml").is_file():
+            return folder
+    return None
+
+
+def _faults(wanted: PredictSettings) -> Iterator[str]:
+    if wanted.run is None:
+        yield "run is not set. Set run=outputs/NAME, or run= a model folder, hub id or .gguf file."
+    elif run_folder(wanted.run) is None:
+        yield from check_backbone_name(wanted.run, "run")
+    elif not (Path(str(run_folder(wanted.run))) / "model").is_dir():
+        yield f"run={wanted.run!r} holds no model (was it trained with checkpoint=disable, or stopped?). Name another."
+    if wanted.dataset.path is None:
+        yield "dataset.path is not set. Set dataset.path= the table to predict."
+    else:
+        yield from check_table(table_path(wanted.dataset.path), "dataset.path")
+
+
+def _plain_config(model: str, config_dir: Path) -> dict[str, Any]:
+    """Defaults for a model without a run: your own columns, and its own chat template unless you say otherwise."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir.absolute()), version_base="1.3"):
+        config = compose(
+            "train",
+            ["dataset=table", "lora=none", "dataset.prompt_column=prompt", "dataset.answer_column=answer",
+             "dataset.chat_template=true"],
+        )  # fmt: skip
+    tree = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(tree, dict)
+    tree["backbone"]["name"] = model
+    return {str(key): value for key, value in tree.items()}
