@@ -52,16 +52,16 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture
-def run_cli(tmp_path: Path) -> RunCli:
-    """Run an entry file of this checkout: `run_cli(["train.py", "problem=dpo"])`; `cwd` is the test's own folder."""
+@pytest.fixture(scope="session")
+def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
+    """Run an entry file of this checkout: `run_cli(["train.py", "problem=dpo"])`, in a new folder unless `cwd` says."""
 
-    def run(args: Sequence[str], cwd: Path = tmp_path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(args: Sequence[str], cwd: Path | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         script, *overrides = args
         paths = [str(PROJECT_ROOT / "src"), os.environ.get("PYTHONPATH", "")]
         return subprocess.run(
             [sys.executable, str(PROJECT_ROOT / script), *overrides],
-            cwd=cwd,
+            cwd=cwd or tmp_path_factory.mktemp("cli"),
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             stdin=subprocess.DEVNULL,
             capture_output=True,

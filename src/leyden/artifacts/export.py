@@ -78,14 +78,10 @@ def _weight_bytes(material: Material) -> int:
 
 
 def _card(run: Run, material: Material, settings: Settings, results: Mapping[str, object]) -> str:
-    base = material.checkpoint.location
+    """The model card: what was trained on what, how well it does, and how to load it without Leyden."""
     adapter = isinstance(run.module.backbone, PeftModel)
-    load = (
-        "model = AutoPeftModelForCausalLM.from_pretrained(folder)" if adapter
-        else "model = AutoModelForCausalLM.from_pretrained(folder)"
-    )  # fmt: skip
-    library = "peft" if adapter else "transformers"
-    name = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
+    library, name = ("peft", "AutoPeftModelForCausalLM") if adapter else ("transformers", "AutoModelForCausalLM")
+    base = f"\nThe adapter needs its base, which is at `{material.checkpoint.location}`.\n" if adapter else ""
     final = results.get("final")
     numbers = "\n".join(f"| {key} | {value} |" for key, value in (final if isinstance(final, dict) else {}).items())
     return f"""---
@@ -96,9 +92,9 @@ tags: [leyden]
 
 # {settings.problem.target.rpartition(".")[2]} of {settings.backbone.name}
 
-Fine-tuned with Leyden {__version__} on `{table_path(settings.dataset.train_dataframe).name}`
-({material.counts["train"]["samples"]} samples).{" The adapter needs its base, which is at `" + base + "`." if adapter else ""}
-
+Fine-tuned with Leyden {__version__} on `{table_path(settings.dataset.train_dataframe).name}`, \
+{material.counts["train"]["samples"]} samples.
+{base}
 | result | value |
 |---|---|
 {numbers}
@@ -109,9 +105,9 @@ from transformers import AutoTokenizer
 
 folder = "."
 tokenizer = AutoTokenizer.from_pretrained(folder)
-{load}
-prompt = tokenizer.apply_chat_template([{{"role": "user", "content": "Hello"}}], add_generation_prompt=True,
-                                       return_tensors="pt", return_dict=True)
+model = {name}.from_pretrained(folder)
+messages = [{{"role": "user", "content": "Hello"}}]
+prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 print(tokenizer.decode(model.generate(**prompt)[0]))
 ```
 """

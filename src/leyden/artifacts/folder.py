@@ -44,7 +44,9 @@ class RunFolder:
         """Write the settings so that `train.py --config-dir FOLDER --config-name config` repeats the run."""
         tree = {"defaults": ["_self_", *OVERRIDES], **dump(settings), "hydra": HYDRA}
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
-        header = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
+        header = (
+            "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
+        )
         (self.path / "config.yaml").write_text(header + text, encoding="utf-8")
 
 

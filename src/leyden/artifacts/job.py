@@ -8,8 +8,11 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -21,7 +24,7 @@ from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.summary import summary
 from leyden.backbone.generate import generate_texts, stop_strings
 from leyden.data.dataset import TreeDataset
-from leyden.settings.errors import TrainingError
+from leyden.settings.errors import ConfigError, TrainingError
 from leyden.settings.schema import Settings
 from leyden.training.prepare import Material, prepare
 from leyden.training.run import Run, fit, is_later_rank, world_size
@@ -40,18 +43,33 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         settings: checked.
         job_folder: the folder of this job inside a sweep; None: `output_directory/experiment_name`.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "train.py starts its own processes and cannot be started by torchrun. Run `python train.py trainer=ddp "
+            "trainer.devices=N` instead."
+        )
     requested_seed = settings.seed
     if settings.seed == -1:
         settings = settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
     folder = plan_folder(settings, job_folder)
-    with RunLog() as run_log:
-        material = prepare(settings, conversions=_conversions(settings, folder))
+    with RunLog() as run_log, prepared(settings, folder) as material:
         check_disk(settings, material, folder.path)
         create_folder(folder, settings)
         run_log.open(folder.log)
         if world_size(settings.trainer) > 1:
             return _run_workers(folder, settings, requested_seed)
         return finish_job(settings, material, folder, requested_seed)
+
+
+@contextmanager
+def prepared(settings: Settings, folder: RunFolder) -> Iterator[Material]:
+    """The material of a run; without a cache, a converted base stays in the run folder, since its adapter needs it."""
+    if settings.cache == "on":
+        yield prepare(settings)
+        return
+    with TemporaryDirectory(prefix="leyden-") as scratch:
+        material = prepare(settings, conversions=Path(scratch))
+        yield replace(material, checkpoint=replace(material.checkpoint, weights_root=folder.path / "base"))
 
 
 def finish_job(settings: Settings, material: Material, folder: RunFolder, requested_seed: int) -> float:
@@ -113,11 +131,6 @@ def announce(material: Material) -> None:
         log.info("%s: %s.", name, shown)
     for warning in material.warnings:
         log.warning("%s", warning)
-
-
-def _conversions(settings: Settings, folder: RunFolder) -> Path | None:
-    """Without a cache, a converted base stays with the run, since its adapter needs it."""
-    return None if settings.cache == "on" else folder.path.with_name(f".{folder.path.name}-base")
 
 
 def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> float:

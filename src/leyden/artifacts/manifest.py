@@ -35,7 +35,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def results_of(run: Run) -> dict[str, dict[str, float] | None]:
     """Metrics before training, at their best and at the end, each with step and samples."""
-    return {name: _flat(point) for name, point in (("before", run.before), ("best", run.history.best()), ("final", run.final))}
+    return {
+        name: _flat(point)
+        for name, point in (("before", run.before), ("best", run.history.best()), ("final", run.final))
+    }
 
 
 def manifest_of(settings: Settings, material: Material, run: Run, requested_seed: int) -> dict[str, Any]:
@@ -54,19 +57,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         "counts": material.counts,
         "warnings": material.warnings,
         "backbone": {"name": settings.backbone.name, "location": material.checkpoint.location},
-        "effective": {
-            "backbone.dtype": asdict(run.dtype),
-            "backbone.attention_implementation": {
-                "requested": settings.backbone.attention_implementation,
-                "effective": run.attention.engine,
-                "implementation": run.attention.implementation,
-                "reason": run.attention.reason,
-            },
-            "trainer.accelerator": {
-                "requested": settings.trainer.accelerator,
-                "effective": run.trainer.strategy.root_device.type,
-            },
-        },
+        "effective": _effective(settings, run),
         "reference": run.reference,
         "processes": world_size(settings.trainer),
         "threads": torch.get_num_threads(),
@@ -80,6 +71,23 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         "seconds": {name: round(value, 3) for name, value in {**material.seconds, **run.seconds}.items()},
         "tokens_per_second": run.history.tokens / run.history.seconds if run.history.seconds else None,
         "peak_memory_gib": round(peak_memory_gib(), 3),
+    }
+
+
+def _effective(settings: Settings, run: Run) -> dict[str, dict[str, str]]:
+    """Settings that became something else than what was written, and why."""
+    return {
+        "backbone.dtype": asdict(run.dtype),
+        "backbone.attention_implementation": {
+            "requested": settings.backbone.attention_implementation,
+            "effective": run.attention.engine,
+            "implementation": run.attention.implementation,
+            "reason": run.attention.reason,
+        },
+        "trainer.accelerator": {
+            "requested": settings.trainer.accelerator,
+            "effective": run.trainer.strategy.root_device.type,
+        },
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
 from leyden.data.batches import Batch
 from leyden.data.dataset import Collator, TreeDataset
-from leyden.data.rows import Part, read_source, whole_part
+from leyden.data.rows import Part, Source, read_source, whole_part
 from leyden.data.sampler import Rank, evaluation_batches
 from leyden.data.templates import make_template
 from leyden.problem.base import Problem
@@ -78,7 +78,7 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         check_device(settings)
         source = read_source(settings.dataset, settings.dataset.train_dataframe, "dataset.path",
                              optional=OPTIONAL, answers=False)  # fmt: skip
-        for warning in source.warnings:
+        for warning in (*source.warnings, *_silent_turns(source)):
             log.warning("%s", warning)
         checkpoint = find_checkpoint(settings.backbone)
         check_architecture(checkpoint)
@@ -104,6 +104,17 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         write_predictions(table, output)
     print(f"{len(table)} predictions are in {output / 'predictions.csv'} (and .parquet).")
     return output
+
+
+def _silent_turns(source: Source) -> Iterator[str]:
+    """Rows whose history lacks an answer: the model sees the earlier prompt with nothing behind it."""
+    empty = set(source.missing.get("answer", range(len(source.table))))
+    rows = [row for row, parent in enumerate(source.threads.parents) if parent in empty]
+    if rows:
+        yield (
+            f"{source.table.path}: {len(rows)} rows ({source.table.places(rows)}) reply to a row without an answer; "
+            "their history holds its prompt only."
+        )
 
 
 def _output(wanted: PredictSettings, run: Path | None) -> Path:

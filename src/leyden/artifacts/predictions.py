@@ -14,6 +14,7 @@ from leyden.data.dataset import TreeDataset
 from leyden.problem.base import Problem
 from leyden.training.evaluation import Evaluation
 
+
 def prediction_table(
     trees: TreeDataset,
     prompts: Mapping[int, str],

@@ -9,12 +9,11 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from leyden.artifacts.folder import RunFolder, RunLog
-from leyden.artifacts.job import finish_job
+from leyden.artifacts.job import finish_job, prepared
 from leyden.settings.command import USER_FAULT, report
 from leyden.settings.errors import LeydenError
 from leyden.settings.read import parse, saved_config
 from leyden.settings.schema import Settings
-from leyden.training.prepare import prepare
 from leyden.training.run import is_later_rank
 
 
@@ -23,9 +22,9 @@ def main(path: Path) -> int:
     folder = RunFolder(path)
     settings = parse(OmegaConf.create(saved_config(path / "config.yaml")), Settings)
     try:
-        with RunLog(quiet=is_later_rank()) as run_log:
+        with RunLog(quiet=is_later_rank()) as run_log, prepared(settings, folder) as material:
             run_log.open(folder.log)
-            finish_job(settings, prepare(settings), folder, int(os.environ.get("LEYDEN_REQUESTED_SEED", settings.seed)))
+            finish_job(settings, material, folder, int(os.environ.get("LEYDEN_REQUESTED_SEED", settings.seed)))
     except LeydenError as error:
         if settings.debug:
             raise

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ class Checkpoint:
         remote_code: whether code of the checkpoint may run.
         gguf: the file that has to be converted first.
         root: where conversions are kept; None for the user's cache.
+        weights_root: where converted weights are kept, if that is another place.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Checkpoint:
     remote_code: bool
     gguf: Path | None
     root: Path | None
+    weights_root: Path | None = None
 
     @property
     def tokenizer_location(self) -> str:
@@ -59,11 +62,15 @@ class Checkpoint:
         if self.name.startswith(TINY):
             kind = self.name.removeprefix(TINY)
             key = content_key("tiny", kind, 1, torch.__version__, transformers.__version__)
-            return str(cached_folder("weights", key, lambda folder: _write_tiny_model(folder, kind), root=self.root))
+            return str(cached_folder("weights", key, partial(_write_tiny_model, kind=kind), root=self._weights))
         if self.gguf is None:
             return self.tokenizer_location
         key = content_key("weights", file_key(self.gguf), transformers.__version__)
-        return str(cached_folder("weights", key, self._convert_weights, root=self.root))
+        return str(cached_folder("weights", key, self._convert_weights, root=self._weights))
+
+    @property
+    def _weights(self) -> Path | None:
+        return self.weights_root or self.root
 
     def _convert_tokenizer(self, folder: Path) -> None:
         assert self.gguf is not None
@@ -135,8 +142,8 @@ def _cure(checkpoint: Checkpoint, what: str, cause: str, *, offline: bool, on_hu
         return f"{name}: its {what} needs code of its own ({cause}). Read it, then set backbone.trust_remote_code=true."
     if offline:
         return (
-            f"{name}: its {what} is not in the local cache, and the hub cannot be reached from here. Check the network, "
-            "or set backbone.name to a folder or a .gguf file, or use backbone=llama after `make install`."
+            f"{name}: its {what} is not in the local cache, and the hub cannot be reached from here. Check the "
+            "network, or set backbone.name to a folder or a .gguf file, or use backbone=llama after `make install`."
         )
     if on_hub:
         where = f" at revision {checkpoint.revision!r}" if checkpoint.revision else ""

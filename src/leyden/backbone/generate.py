@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ def generate_texts(  # noqa: PLR0913
     stops: Sequence[str],
     *,
     batch_size: int,
+    seed: int | None = None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> list[str]:
     """One answer per prompt, in the order of the prompts.
@@ -65,11 +67,17 @@ def generate_texts(  # noqa: PLR0913
         settings: how to choose tokens, and how many.
         stops: strings that end an answer; the answer ends before the first of them.
         batch_size: prompts at a time; the result does not depend on it in float32, unless sampling.
+        seed: of the sampling; None draws from the global random state.
         advance: told after each batch how many prompts are done.
     """
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
-    with torch.inference_mode(), evaluation_mode(model), attention_for_generation(model, _implementation(model)):
+    with (
+        torch.inference_mode(),
+        evaluation_mode(model),
+        attention_for_generation(model, _implementation(model)),
+        _seeded(seed, base_model(model).device),
+    ):
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             new = _generate([prompts[place] for place in places], model, tokenizer, settings, stops)
@@ -88,11 +96,10 @@ def clean_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Se
             kept = kept[:place]
             break
     text = str(tokenizer.decode(kept, skip_special_tokens=False))
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    if places:
-        text = text[: min(places)]
-    for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
-        text = text.replace(str(token), "")
+    cuts = [cut for cut in map(text.find, stops) if cut >= 0]
+    text = text[: min(cuts, default=None)]
+    for special in sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True):
+        text = text.replace(special, "")
     return text.strip()
 
 
@@ -132,6 +139,17 @@ def _implementation(model: nn.Module) -> str:
     return current if current in PLAIN else str(base_model(model).get_correct_attn_implementation(None))
 
 
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draw from this seed inside, and leave the global random state as it was."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def _generate(
     prompts: Sequence[Sequence[int]],
     model: nn.Module,
@@ -140,9 +158,9 @@ def _generate(
     stops: Sequence[str],
 ) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
-    padding = pad_id(tokenizer)
     device = base_model(model).device
-    ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=device)
+    # A repetition penalty does not read the mask: padding with a token of the row's own adds nothing to it.
+    ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     criteria = StoppingCriteriaList([StopStrings(tokenizer, stops, width)] if stops else [])
     output = model.generate(  # type: ignore[operator]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from leyden.backbone.checkpoint import Checkpoint, loading
-from leyden.settings.errors import ModelError
+from leyden.settings.errors import ConfigError, ModelError
 from leyden.settings.model_groups import Backbone
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PURE_PRECISIONS = {"bf16-true": "bfloat16", "16-true": "float16", "64-true": "float64"}
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,24 @@ class Chosen:
     reason: str = ""
 
 
-def choose_dtype(requested: str, device: torch.device) -> Chosen:
-    """The storage type of the weights: `auto` is bfloat16 on CUDA and float32 on a CPU."""
+def choose_dtype(requested: str, device: torch.device, precision: str = "32-true") -> Chosen:
+    """The storage type of the weights: `auto` is bfloat16 on CUDA and float32 on a CPU.
+
+    Args:
+        requested: `backbone.dtype`.
+        device: of the training.
+        precision: `trainer.precision`; a pure one, such as `bf16-true`, converts every weight.
+
+    Raises:
+        ConfigError: the precision would convert the weights to another type than the one that was asked for.
+    """
+    if pure := PURE_PRECISIONS.get(precision):
+        if requested not in ("auto", pure):
+            raise ConfigError(
+                f"backbone.dtype={requested!r} does not go with trainer.precision={precision!r}, which makes every "
+                f"weight {pure}. Leave backbone.dtype=auto, or use trainer.precision=bf16-mixed or 32-true."
+            )
+        return Chosen(requested, pure, f"trainer.precision={precision}")
     if requested != "auto":
         return Chosen(requested, requested)
     if device.type == "cuda":
@@ -58,9 +75,17 @@ def load_model(checkpoint: Checkpoint, settings: Backbone, dtype: torch.dtype) -
         ModelError: the weights cannot be found or read, or the model cannot do what the settings ask.
     """
     with loading(checkpoint, "model") as options:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.location, dtype=dtype, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint.location, dtype=dtype, output_loading_info=True, **options
+        )
+    model, found = loaded
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"backbone.name={checkpoint.name!r} is no model of transformers.")
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"backbone.name={checkpoint.name!r} lacks {len(missing)} weights of {type(model).__name__}, such as "
+            f"{missing[0]}; they would be random. Name a checkpoint of a whole causal language model."
+        )
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         if not model.supports_gradient_checkpointing:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from leyden.settings.errors import ModelError
 from leyden.settings.model_groups import Lora
@@ -16,7 +18,8 @@ from leyden.settings.model_groups import Lora
 def add_adapter(model: PreTrainedModel, settings: Lora | None, base_name: str) -> PreTrainedModel | PeftModel:
     """Freeze the model and put adapters on it; without settings every weight stays trainable.
 
-    `unfreeze_layers` trains copies that the adapter carries, so switching the adapter off gives the starting point back.
+    `unfreeze_layers` trains copies that the adapter carries, so switching the adapter off gives the starting point
+    back. A weight that several modules share, such as a tied embedding, stays one weight: its copy serves them all.
 
     Args:
         model: a causal language model.
@@ -28,6 +31,8 @@ def add_adapter(model: PreTrainedModel, settings: Lora | None, base_name: str) -
     """
     if settings is None:
         return model
+    _check_targets(model, settings)
+    modules, shared = _modules(model, settings.unfreeze_layers)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
@@ -35,12 +40,15 @@ def add_adapter(model: PreTrainedModel, settings: Lora | None, base_name: str) -
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         target_modules="all-linear" if settings.target_modules is None else list(settings.target_modules),
-        modules_to_save=_modules(model, settings.unfreeze_layers) or None,
+        modules_to_save=modules or None,
+        ensure_weight_tying=shared,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base_name,
     )
-    _check_targets(model, settings)
-    adapted = cast(PeftModel, get_peft_model(model, config))
+    with warnings.catch_warnings():
+        # Said of tied modules by other names than those of Llama, although they are tied.
+        warnings.filterwarnings("ignore", message="You have requested `ensure_weight_tying`")
+        adapted = cast(PeftModel, get_peft_model(model, config))
     adapted.peft_config["default"].base_model_name_or_path = base_name
     adapted.train()
     return adapted
@@ -59,18 +67,19 @@ def _check_targets(model: nn.Module, settings: Lora) -> None:
         raise ModelError(faults)
 
 
-def _modules(model: nn.Module, entries: list[str]) -> list[str]:
-    """Modules that own a weight whose full name contains one of the entries."""
-    found: list[str] = []
+def _modules(model: nn.Module, entries: list[str]) -> tuple[list[str], bool]:
+    """Modules that own a weight whose full name contains one of the entries, and whether they share one."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    chosen: set[int] = set()
     faults = []
-    owners = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
     for entry in entries:
-        matching = [owner for name, owner in owners.items() if entry in name]
+        matching = {id(weight) for name, weight in weights.items() if entry in name}
         if not matching:
             faults.append(
-                f"lora.unfreeze_layers: {entry!r} is part of no weight's name. Names look like {next(iter(owners))}."
+                f"lora.unfreeze_layers: {entry!r} is part of no weight's name. Names look like {next(iter(weights))}."
             )
-        found += [owner for owner in matching if owner not in found]
+        chosen |= matching
     if faults:
         raise ModelError(faults)
-    return found
+    owners = [(name.rpartition(".")[0], id(weight)) for name, weight in weights.items() if id(weight) in chosen]
+    return list(dict.fromkeys(owner for owner, _ in owners)), len(owners) > len(chosen)

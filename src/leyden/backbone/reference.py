@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from leyden.backbone.scoring import target_logps
+from leyden.backbone.scoring import base_model, target_logps
 from leyden.data.batches import Batch
 
 
@@ -42,8 +42,8 @@ class Reference:
             if self.kind == "frozen copy":
                 if not self._copy:
                     raise RuntimeError("The reference was not prepared before training.")
-                device = batch.input_ids.device
-                return target_logps(self._copy[0].to(device), batch)
+                policy = base_model(self._model)
+                return target_logps(self._copy[0].to(batch.input_ids.device, policy.dtype), batch)
             assert isinstance(self._model, PeftModel)
             with self._model.disable_adapter(), evaluation_mode(self._model):
                 return target_logps(self._model, batch)
@@ -53,7 +53,7 @@ def adapter_holds_all(model: nn.Module) -> bool:
     """Whether everything that is trained belongs to an adapter that can be switched off."""
     if not isinstance(model, PeftModel):
         return False
-    prefix = (model.base_model.prefix, "modules_to_save")
+    prefix = (str(model.base_model.prefix), "modules_to_save")
     return all(any(part in name for part in prefix) for name, p in model.named_parameters() if p.requires_grad)
 
 

@@ -6,10 +6,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+
+from leyden.settings.errors import ConfigError
 
 
 def cache_root() -> Path:
@@ -35,7 +38,14 @@ def file_key(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cached_folder(kind: str, key: str, fill: Callable[[Path], None], *, root: Path | None = None) -> Path:
+def cached_folder(
+    kind: str,
+    key: str,
+    fill: Callable[[Path], None],
+    *,
+    root: Path | None = None,
+    sound: Callable[[Path], bool] = Path.is_dir,
+) -> Path:
     """The folder `<root>/<kind>/<key>`, filled when it is not there yet.
 
     It is filled beside its place and renamed, so a folder that exists is complete; a lock lets one process of several
@@ -46,14 +56,21 @@ def cached_folder(kind: str, key: str, fill: Callable[[Path], None], *, root: Pa
         key: content hash of everything the folder depends on.
         fill: writes the files into the empty folder it is given.
         root: another place than `cache_root()`.
+        sound: says of a folder that exists whether its files are as they were written; if not, it is filled anew.
+
+    Raises:
+        ConfigError: the cache folder cannot be written.
     """
     parent = (root or cache_root()) / kind
     target = parent / key
-    if target.is_dir():
+    if target.is_dir() and sound(target):
         return target
-    parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(parent / f".{key}.lock"):
+    with _locked(parent, key):
+        if target.is_dir() and not sound(target):
+            shutil.rmtree(target)
         if not target.is_dir():
+            for left in parent.glob(f".{key}-*"):  # of a process that was killed; the lock says that it is gone
+                shutil.rmtree(left, ignore_errors=True)
             fresh = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=parent))
             try:
                 fill(fresh)
@@ -61,3 +78,20 @@ def cached_folder(kind: str, key: str, fill: Callable[[Path], None], *, root: Pa
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
     return target
+
+
+@contextmanager
+def _locked(parent: Path, key: str) -> Iterator[None]:
+    lock = FileLock(parent / f".{key}.lock")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"The cache folder {parent} cannot be written: {error.strerror}. Set the variable LEYDEN_CACHE to a folder "
+            "that can, or cache=off."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -35,6 +35,7 @@ class TreeDataModule(L.LightningDataModule):
 
     def __init__(  # noqa: PLR0913
         self,
+        *,
         train: Prepared,
         validation: Prepared,
         collator: Collator,

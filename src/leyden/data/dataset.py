@@ -87,7 +87,8 @@ class TreeDataset(Dataset[Tree]):
         return Fit(tuple(lengths), +cut, sum(lengths), targets)
 
     def _turn(self, row: int, *, last: bool, answered: bool) -> TurnTexts:
-        prompt, answer = self.tokens["prompt"].row(row), self.tokens["answer"].row(row)
+        prompt = self.tokens["prompt"].row(row)
+        answer = self.tokens["answer"].row(row) if "answer" in self.tokens else []  # in prediction only
         if not last:
             return TurnTexts(prompt, (answer,))
         if not answered:

@@ -22,8 +22,9 @@ class Rank:
 class TrainingSampler(Sampler[list[int]]):
     """Batches of sample numbers in a random order that depends on seed and epoch alone.
 
-    A step takes `batch_size * world` samples; each rank gets its own consecutive share. In the last step of an epoch the
-    rest is spread evenly; a rank that gets nothing gets a ghost, `~i`, whose targets do not count.
+    A step takes `batch_size * world` samples; each rank gets its own consecutive share. In the last step of an epoch
+    the rest is spread evenly; a rank that gets nothing gets a ghost, `~i`, whose targets do not count. The order holds
+    for every machine and version of numpy, so that a run can be continued elsewhere.
 
     Args:
         num_samples: of the training part.
@@ -35,16 +36,17 @@ class TrainingSampler(Sampler[list[int]]):
 
     def __init__(self, num_samples: int, batch_size: int, seed: int, rank: Rank, *, drop_last: bool) -> None:
         self.num_samples, self.batch_size, self.seed, self.rank = num_samples, batch_size, seed, rank
-        step = batch_size * rank.world
-        whole = num_samples // step
-        self.steps = whole if drop_last and whole else ceil(num_samples / step)
+        self.step = step = batch_size * rank.world  # samples that all ranks take together
+        self.whole_only = drop_last and num_samples >= step
+        self.steps = num_samples // step if self.whole_only else ceil(num_samples / step)
         self.epoch = 0
         self.consumed = 0  # samples of this epoch that all ranks have taken
         self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; called by Lightning at the start of each epoch."""
-        self.epoch = epoch
+        """Choose the order; called by Lightning at the start of each epoch, also of one that is continued."""
+        if epoch != self.epoch:
+            self.epoch, self.consumed = epoch, 0
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
@@ -52,19 +54,25 @@ class TrainingSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's batches, from `consumed` on; the next epoch starts at its beginning."""
-        order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(self.num_samples).tolist()
-        step = self.batch_size * self.rank.world
+        order = epoch_order(self.num_samples, self.seed, self.epoch)
         first, self.consumed = self.consumed, 0
-        for start in range(first, min(self.steps * step, self.num_samples), step):
-            yield _share(order[start : start + step], self.rank)
+        for start in range(first, self.end(first), self.step):
+            yield _share(order[start : start + self.step], self.rank)
+
+    def end(self, first: int) -> int:
+        """Samples taken when an epoch ends that goes on from `first`: all, or those of whole steps."""
+        left = self.num_samples - first
+        return self.num_samples - (left % self.step if self.whole_only else 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in samples; independent of batch size and number of ranks."""
         return {"epoch": self.epoch, "consumed": self.consumed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the state was taken."""
+        """Continue where the state was taken; a finished epoch continues with the next one."""
         self.epoch, self.consumed = state["epoch"], state["consumed"]
+        if self.consumed >= self.end(self.consumed):
+            self.epoch, self.consumed = self.epoch + 1, 0
 
 
 class TrainingLoader(DataLoader[Any]):
@@ -73,41 +81,52 @@ class TrainingLoader(DataLoader[Any]):
     `DataLoader` reads ahead, so the position is counted here, at the batches that were used.
     """
 
-    batch_sampler: TrainingSampler  # type: ignore[assignment]
+    batch_sampler: TrainingSampler
+    _handed_out: tuple[int, int] | None = None  # epoch, samples
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield batches and count their samples."""
         sampler = self.batch_sampler
-        step = sampler.batch_size * sampler.rank.world
-        self._handed_out = sampler.consumed
+        epoch, taken = sampler.epoch, sampler.consumed
+        end = sampler.end(taken)
         for batch in super().__iter__():
-            self._handed_out = min(self._handed_out + step, sampler.num_samples)
+            taken = min(taken + sampler.step, end)
+            self._handed_out = (epoch, taken)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state at the batches that were used."""
-        return {**self.batch_sampler.state_dict(), "consumed": getattr(self, "_handed_out", 0)}
+        state = self.batch_sampler.state_dict()
+        if self._handed_out is not None and self._handed_out[0] == state["epoch"]:
+            state["consumed"] = self._handed_out[1]
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where the state was taken; a finished epoch continues with the next one."""
-        done = state["consumed"] >= min(self.batch_sampler.num_samples, len(self.batch_sampler) * self._step)
-        self.batch_sampler.load_state_dict({**state, "consumed": 0 if done else state["consumed"]})
+        self.batch_sampler.load_state_dict(state)
+        self._handed_out = None
 
-    @property
-    def _step(self) -> int:
-        return self.batch_sampler.batch_size * self.batch_sampler.rank.world
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> list[int]:
+    """The order of the samples in an epoch: a permutation of their numbers."""
+    # numpy promises equal streams for its bit generators only, not for permutation()
+    order: list[int] = np.argsort(np.random.PCG64([seed, epoch]).random_raw(num_samples), kind="stable").tolist()
+    return order
 
 
 def evaluation_batches(lengths: Sequence[int], batch_size: int, rank: Rank) -> list[list[int]]:
     """This rank's share of all samples, without copies, in batches of similar length, the longest first.
+
+    A rank without a share gets a ghost, `~i`, so that every rank evaluates and none waits for another for ever.
 
     Args:
         lengths: tokens of each sample.
         batch_size: samples per batch.
         rank: this process.
     """
-    order = sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample))[rank.index :: rank.world]
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    order = sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample))
+    own = order[rank.index :: rank.world] or [~order[0]]
+    return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
 
 
 def _share(step: list[int], rank: Rank) -> list[int]:

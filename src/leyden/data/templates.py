@@ -97,9 +97,11 @@ class MarkerTemplate:
         ends = [" + eos_token" if on else "" for on in self.ends]
         return (
             "{%- for message in messages -%}"
-            f"{{%- if message['role'] == 'system' -%}}{{{{ {system} + message['content']{ends[0]} }}}}"
+            "{%- if message['role'] == 'system' -%}"
+            f"{{%- if message['content'] -%}}{{{{ {system} + message['content']{ends[0]} }}}}{{%- endif -%}}"
             f"{{%- elif message['role'] == 'user' -%}}{{{{ {prompt} + message['content']{ends[1]} + {separator} }}}}"
-            f"{{%- else -%}}{{{{ message['content']{ends[2]} }}}}"
+            f"{{%- elif message['role'] == 'assistant' -%}}{{{{ message['content']{ends[2]} }}}}"
+            "{%- else -%}{{ raise_exception('Roles are system, user and assistant, not ' + message['role'] + '.') }}"
             "{%- endif -%}{%- endfor -%}"
         )
 
@@ -108,7 +110,12 @@ class ChatTemplate:
     """The tokenizer's own template, taken apart at the places where it puts the texts.
 
     The template is rendered with a mark in place of each text; what stands between the marks becomes the frames. So
-    text of a table is never read as a control token, and every prefix of a conversation keeps its tokens.
+    text of a table is never read as a control token, and every prefix of a conversation keeps its tokens. Texts stand
+    as they are in the table, also where the template would strip white space from their ends.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template.
+        ModelError: its template fails, or its texts cannot be told apart.
     """
 
     _MARK = re.compile("\ue000([sua])(\\d+)\ue001")
@@ -120,7 +127,10 @@ class ChatTemplate:
                 "choose an instruction-tuned backbone."
             )
         self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
         self._layouts: dict[tuple[int, bool], Layout] = {}
+        self.layout(1, system=False)  # a template that cannot be used is refused before any table is tokenised
 
     def layout(self, turns: int, *, system: bool) -> Layout:
         """Frames for so many turns, rendered once and kept."""
@@ -131,13 +141,15 @@ class ChatTemplate:
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """None: the template's end token is the tokenizer's, or a special token that ends each answer."""
-        return ()
+        """What the template writes after an answer, unless that is the tokenizer's end token, which ends it anyway."""
+        end = self.layout(1, system=False).answers[-1].after
+        text = str(self._tokenizer.decode(list(end))).strip()
+        return () if not text or end[-1] == self._tokenizer.eos_token_id else (text,)
 
     @property
     def jinja(self) -> str:
-        """The template as it came."""
-        return str(self._tokenizer.chat_template)
+        """The template as it came; of several, the one that is used for plain conversations."""
+        return str(self._tokenizer.get_chat_template())
 
     def _render(self, turns: int, system: bool) -> Layout:
         messages = [{"role": "system", "content": "\ue000s0\ue001"}] if system else []
@@ -151,7 +163,11 @@ class ChatTemplate:
         try:
             text = str(self._tokenizer.apply_chat_template(messages, tokenize=False))
         except Exception as error:  # a template may raise anything, and says why in its own words
-            raise ModelError(f"dataset.chat_template=true: the tokenizer's template fails: {error}") from error
+            also = " or leave out dataset.system_column" if system else ""
+            raise ModelError(
+                f"dataset.chat_template=true: the tokenizer's template fails: {str(error).rstrip('.')}. Use the text "
+                f"markers (dataset.chat_template=false){also}."
+            ) from error
         pieces = self._MARK.split(text)
         found = [kind + number for kind, number in zip(pieces[1::3], pieces[2::3], strict=True)]
         if found != expected:
@@ -169,16 +185,26 @@ class ChatTemplate:
         prompts, answers = [], []
         lead = rest[0]
         for place in range(1, len(rest), 2):
-            end, following = self._end_of_answer(rest[place + 1])
+            size = self._size_of_end(rest[place + 1], rest[-1])
             prompts.append(Frame(lead, rest[place]))
-            answers.append(Frame((), end))
-            lead = following
+            answers.append(Frame((), rest[place + 1][:size]))
+            lead = rest[place + 1][size:]
         return Layout(head, tuple(prompts), tuple(answers))
 
-    def _end_of_answer(self, ids: Ids) -> tuple[Ids, Ids]:
-        special = set(self._tokenizer.all_special_ids)
-        first = next((place for place, token in enumerate(ids) if token in special), None)
-        return ((), ids) if first is None else (ids[: first + 1], ids[first + 1 :])
+    def _size_of_end(self, ids: Ids, closing: Ids) -> int:
+        """How many of the ids after an answer belong to it.
+
+        Those up to the first special token that also stands after the last answer; without one, all that it shares
+        with what stands there.
+        """
+        shared = 0
+        for token, other in zip(ids, closing, strict=False):
+            if token != other:
+                break
+            shared += 1
+            if token in self._special:
+                break
+        return shared
 
 
 def make_template(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -186,10 +212,16 @@ def make_template(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Templ
 
     Raises:
         ConfigError: the tokenizer lacks what the template needs.
+        ModelError: the tokenizer's own template does not take these conversations.
     """
-    return ChatTemplate(tokenizer) if dataset.chat_template else MarkerTemplate(dataset, tokenizer)
+    if not dataset.chat_template:
+        return MarkerTemplate(dataset, tokenizer)
+    template = ChatTemplate(tokenizer)
+    if dataset.system_column is not None:
+        template.layout(1, system=True)
+    return template
 
 
 def _jinja_string(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t")
-    return f"'{escaped}'"
+    """A string literal of jinja, which reads Python's escapes; raw line ends would all become the same there."""
+    return repr(text)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import json
 import tempfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tokenizers
+import transformers
 from numpy.typing import NDArray
 
 from leyden.data.cache import cached_folder, content_key
@@ -18,7 +22,9 @@ from leyden.data.cache import cached_folder, content_key
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1  # of the files; a change of it makes every old cache a stranger
+FORMAT = 2  # of the files; a change of it makes every old cache a stranger
+CHECKSUMS = "checksums.json"
+CALL_STATE = ("truncation", "padding")  # what the last call asked for; every call sets them anew
 CHUNK = 2000  # texts handed to the tokenizer at once; it spreads them over the cores
 
 
@@ -47,6 +53,10 @@ class TokenColumn:
         """Tokens per row."""
         return np.diff(self.offsets)
 
+    def checksums(self) -> list[int]:
+        """CRC-32 of values and offsets."""
+        return [zlib.crc32(memoryview(self.values)), zlib.crc32(memoryview(self.offsets))]
+
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
     """Token ids of texts, without automatic begin or end tokens.
@@ -56,18 +66,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special:
         texts: what to encode.
         special: read special-token strings as control tokens. Only for text of a template; text of a table is data.
     """
-    ids: list[list[int]] = []
+    return [ids for chunk in _encoded(tokenizer, texts, special) for ids in chunk]
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = False
+) -> Iterator[list[list[int]]]:
     for start in range(0, len(texts), CHUNK):
-        chunk = list(texts[start : start + CHUNK])
-        ids += tokenizer(
-            chunk,
+        yield tokenizer(
+            list(texts[start : start + CHUNK]),
             add_special_tokens=False,
             split_special_tokens=not special,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
         )["input_ids"]
-    return ids
 
 
 def tokenize_columns(
@@ -83,29 +96,32 @@ def tokenize_columns(
     Returns:
         The columns under their names, and whether they came from the cache.
     """
-    fresh: list[str] = []
+    filled = []
 
     def fill(folder: Path) -> None:
-        fresh.append("filled")
-        for name, texts in columns.items():
-            _write(folder / name, encode(tokenizer, texts))
+        filled.append(folder)
+        sums = {name: _write(folder, name, _encoded(tokenizer, texts)) for name, texts in columns.items()}
+        (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
     if cache:
-        folder = cached_folder("tokens", _key(columns, tokenizer), fill)
-    else:
-        folder = Path(tempfile.mkdtemp(prefix="leyden-tokens-"))
-        fill(folder)
-    found = {name: _open(folder / name, memory_map=cache) for name in columns}
-    if not cache:
-        shutil.rmtree(folder)
-    return found, not fresh
+        folder = cached_folder("tokens", _key(columns, tokenizer), fill, sound=_sound)
+        return {name: _open(folder, name, memory_map=True) for name in columns}, not filled
+    with tempfile.TemporaryDirectory(prefix="leyden-tokens-") as name:
+        fill(Path(name))
+        return {column: _open(Path(name), column, memory_map=False) for column in columns}, False
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Content hash of a tokenizer: vocabulary, merges, added tokens and normalisation."""
+    """Content hash of what decides the ids of a text: vocabulary, merges, added tokens, normalisation, library."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    return content_key(type(tokenizer).__name__, state, sorted(map(str, tokenizer.all_special_tokens)))
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        state = {part: value for part, value in state.items() if part not in CALL_STATE}
+    else:
+        state = {"vocabulary": sorted(tokenizer.get_vocab().items()), "arguments": repr(tokenizer.init_kwargs)}
+    special = sorted(map(str, tokenizer.all_special_tokens))
+    versions = (transformers.__version__, tokenizers.__version__)
+    return content_key(type(tokenizer).__name__, json.dumps(state), special, versions)
 
 
 def _key(columns: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -118,15 +134,29 @@ def _key(columns: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBas
     return content_key(FORMAT, digest.hexdigest(), tokenizer_key(tokenizer))
 
 
-def _write(stem: Path, rows: list[list[int]]) -> None:
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    values = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(offsets[-1]))
-    np.save(stem.with_suffix(".values.npy"), values)
-    np.save(stem.with_suffix(".offsets.npy"), offsets)
+def _write(folder: Path, name: str, chunks: Iterable[list[list[int]]]) -> list[int]:
+    """Write a column; return the checksums of its two files."""
+    lengths, values = [0], [np.empty(0, dtype=np.int32)]
+    for rows in chunks:
+        lengths += [len(row) for row in rows]
+        values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows))))
+    column = TokenColumn(np.concatenate(values), np.cumsum(lengths, dtype=np.int64))
+    np.save(folder / f"{name}.values.npy", column.values)
+    np.save(folder / f"{name}.offsets.npy", column.offsets)
+    return column.checksums()
 
 
-def _open(stem: Path, *, memory_map: bool) -> TokenColumn:
-    offsets = np.load(stem.with_suffix(".offsets.npy"))
-    mode = "r" if memory_map and offsets[-1] else None  # an empty file cannot be mapped
-    return TokenColumn(np.load(stem.with_suffix(".values.npy"), mmap_mode=mode), offsets)
+def _open(folder: Path, name: str, *, memory_map: bool) -> TokenColumn:
+    offsets = np.load(folder / f"{name}.offsets.npy")
+    mapped = memory_map and offsets[-1] > 0  # an empty file cannot be mapped
+    return TokenColumn(np.load(folder / f"{name}.values.npy", mmap_mode="r" if mapped else None), offsets)
+
+
+def _sound(folder: Path) -> bool:
+    """Whether every file of a cached folder holds what was written to it."""
+    try:
+        sums: dict[str, list[int]] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        columns = {name: _open(folder, name, memory_map=True) for name in sums}
+    except (OSError, ValueError, EOFError, IndexError):
+        return False
+    return all(column.checksums() == sums[name] for name, column in columns.items())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from leyden.data.templates import Frame, Layout, Template
+from leyden.settings.errors import ConfigError
 
 RESERVED = 4  # the last prompt and the last answer each keep at least 1/RESERVED of the room when both cannot fit
 
@@ -40,7 +43,7 @@ class Conversation:
     Attributes:
         system: token ids of the system part, empty without one.
         turns: oldest first; the last one is the row that the sample stands for.
-        cut: how often each kind of truncation was needed: `system`, `turns`, `prompt`, `answer`.
+        cut: `turns`, how many went; `system`, `prompt`, `answer`: 1 where a text of that kind lost tokens.
     """
 
     system: list[int]
@@ -61,24 +64,24 @@ def fit_conversation(
 ) -> Conversation:
     """Write out a conversation within `max_length` tokens (rules N13 and N15 to N18).
 
-    Whole turns go first, the oldest before the others; then the last prompt loses its beginning, the last answer its end,
-    the system text its end. Frames stay whole, an answer that was cut has no end token.
+    Whole turns go first, the oldest before the others; then the last prompt loses its beginning, the last answer its
+    end, the system text its end. Frames stay whole; an answer that was cut has no end token, and a system text of which
+    nothing is left has no frame.
 
     Args:
         template: gives the frames.
         system: token ids of the system text; None or empty for no system part.
         turns: oldest first; the last turn's answers may be empty, for generation.
         max_length: of the longest path: everything with the longest of the last answers.
+
+    Raises:
+        ConfigError: the frames of one turn alone are longer.
     """
-    cut: Counter[str] = Counter()
-    kept = list(turns)
-    while len(kept) > 1 and _length(template, system, kept) > max_length:
-        kept.pop(0)
-        cut["turns"] += 1
-    layout = template.layout(len(kept), system=bool(system))
-    budget = max_length - _frame_length(layout, len(kept), kept[-1])
-    system, last = _shrink(list(system or ()), kept[-1], budget, cut)
-    frames = zip(layout.prompts, layout.answers, kept[:-1] + [last], kept, strict=True)
+    gone = bisect_left(range(len(turns) - 1), True, key=lambda n: _length(template, system, turns[n:]) <= max_length)
+    kept = list(turns[gone:])
+    layout, shrunk = _fit_texts(template, list(system or ()), kept, max_length)
+    cut = Counter({"turns": gone, **dict.fromkeys(shrunk.cut, 1)})
+    frames = zip(layout.prompts, layout.answers, [*kept[:-1], shrunk.last], kept, strict=True)
     written = tuple(
         Turn(
             _framed(prompt, turn.prompt),
@@ -87,7 +90,29 @@ def fit_conversation(
         )
         for prompt, answer, turn, full in frames
     )
-    return Conversation(_framed(layout.system, system) if system else [], written, cut)
+    return Conversation(_framed(layout.system, shrunk.system) if shrunk.system else [], written, +cut)
+
+
+class _Shrunk(NamedTuple):
+    system: list[int]
+    last: TurnTexts
+    cut: frozenset[str]
+
+
+def _fit_texts(template: Template, system: list[int], kept: list[TurnTexts], max_length: int) -> tuple[Layout, _Shrunk]:
+    layout = template.layout(len(kept), system=bool(system))
+    budget = max_length - _frame_length(layout, len(kept), kept[-1])
+    taken = sum(_prompt(turn) + _longest(turn) for turn in kept[:-1])
+    shrunk = _shrink(system, kept[-1], max(0, budget - taken))
+    if system and not shrunk.system:  # nothing is left of the system text, so its frame goes, too
+        layout, shrunk = _fit_texts(template, [], kept, max_length)
+        return layout, shrunk._replace(cut=shrunk.cut | {"system"})
+    if budget < 0:
+        raise ConfigError(
+            f"tokenizer.max_length={max_length} has no room for any text: the markers of one turn alone take "
+            f"{max_length - budget} tokens. Raise tokenizer.max_length, to 512 for example."
+        )
+    return layout, shrunk
 
 
 def _framed(frame: Frame, ids: list[int]) -> list[int]:
@@ -117,27 +142,26 @@ def _longest(turn: TurnTexts) -> int:
     return max((len(ids) for ids in turn.answers), default=0)
 
 
-def _shrink(system: list[int], last: TurnTexts, budget: int, cut: Counter[str]) -> tuple[list[int], TurnTexts]:
-    """Cut the texts of the only turns left to a number of tokens: prompt, then answer, then system, then prompt again."""
-    budget = max(0, budget)
-    room = budget // RESERVED
-    prompt, answer = _prompt(last), _longest(last)
-    excess = len(system) + prompt + answer - budget
+def _shrink(system: list[int], last: TurnTexts, room: int) -> _Shrunk:
+    """Cut texts to so many tokens: the prompt first, then the answer, the system text, and the prompt again."""
+    sizes = {"prompt": _prompt(last), "answer": _longest(last), "system": len(system)}
+    excess = sum(sizes.values()) - room
     if excess <= 0:
-        return system, last
-    sizes = {"prompt": prompt, "answer": answer, "system": len(system)}
-    floors = (("prompt", min(prompt, room)), ("answer", min(answer, room)), ("system", 0), ("prompt", 0), ("answer", 0))
-    for part, floor in floors:
+        return _Shrunk(system, last, frozenset())
+    least = room // RESERVED
+    cut = set()
+    for part, floor in (("prompt", least), ("answer", least), ("system", 0), ("prompt", 0), ("answer", 0)):
         loss = min(excess, max(0, sizes[part] - floor))
-        sizes[part] -= loss
-        excess -= loss
-        cut[part] += bool(loss)
+        if loss > 0:
+            sizes[part] -= loss
+            excess -= loss
+            cut.add(part)
     shorter = TurnTexts(
         _end(last.prompt, sizes["prompt"]),
         tuple(ids[: sizes["answer"]] for ids in last.answers),
         None if last.rejected_prompt is None else _end(last.rejected_prompt, sizes["prompt"]),
     )
-    return system[: sizes["system"]], shorter
+    return _Shrunk(system[: sizes["system"]], shorter, frozenset(cut))
 
 
 def _end(ids: list[int], size: int) -> list[int]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from leyden.data.batches import Batch
 from leyden.data.trees import Tree
 from leyden.data.truncation import Conversation
-from leyden.problem.scores import Loss
 from leyden.problem.metrics import METRICS
+from leyden.problem.scores import Loss
 
 
 class Scorer(Protocol):

@@ -50,7 +50,9 @@ class History(Callback):
     _window_seconds: float = 0.0
     _seen: int = 0
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Start the clock of this batch."""
         self._clock = time.perf_counter()
 
@@ -134,7 +136,7 @@ class ProgressDisplay(Callback):
         if not trainer.training:
             self.display.start("evaluate", int(sum(trainer.num_val_batches)))
 
-    def on_validation_batch_end(  # noqa: PLR0913
+    def on_validation_batch_end(  # noqa: PLR0913, PLR0917
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
@@ -162,4 +164,3 @@ def peak_memory_gib() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
-

@@ -123,7 +123,12 @@ class EvaluationSchedule(Callback):
         trainer.val_check_batch = ready if ready and trainer.global_step in self.due else NEVER
 
     def on_train_batch_end(  # noqa: PLR0913
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Ask for an evaluation when this batch completed an update that is due."""
         stepped = trainer.global_step != self._seen

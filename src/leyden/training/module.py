@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,6 +26,7 @@ from leyden.training.update import (
     Window,
     drop_gradients,
     gradient_norm,
+    samples_of_ranks,
     scale_gradients,
     sum_over_ranks,
 )
@@ -46,22 +49,25 @@ class FineTuner(L.LightningModule):
         metrics: computed in every evaluation, besides those the problem always computes.
         seed: of dropout and the like; each step of each rank draws from (seed, step, rank).
         max_bad_steps: end the run after so many updates in a row that could not be applied.
+        places: where training samples stand in their table, for messages.
     """
 
     def __init__(  # noqa: PLR0913
         self,
         backbone: nn.Module,
         problem: Problem,
+        *,
         make_optimizer: Callable[[nn.Module], Optimizer],
         curve: Callable[[int], float],
         metrics: tuple[str, ...],
         seed: int,
         max_bad_steps: int,
+        places: Callable[[Sequence[int]], str],
     ) -> None:
         super().__init__()
         self.backbone, self.problem = backbone, problem
         self.make_optimizer, self.curve = make_optimizer, curve
-        self.metrics, self.seed, self.max_bad_steps = metrics, seed, max_bad_steps
+        self.metrics, self.seed, self.max_bad_steps, self.places = metrics, seed, max_bad_steps, places
         self.reference = Reference(backbone)
         if problem.uses_reference:
             self.reference.prepare()
@@ -87,8 +93,8 @@ class FineTuner(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Draw this step's randomness from seed, step and rank, so that none of it needs saving."""
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        digits = torch.Generator().manual_seed(self.seed * 1_000_003 + step * 1009 + self.global_rank)
-        torch.manual_seed(int(torch.randint(2**62, (), generator=digits)))
+        mixed = np.random.SeedSequence((self.seed, step, self.global_rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(mixed[0] >> 1))  # 63 bits: what every device takes
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The summed loss of one batch; Lightning divides by the accumulation count, which is undone here."""
@@ -97,7 +103,10 @@ class FineTuner(L.LightningModule):
         return outcome.loss.total * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Make the gradient the mean over all targets of all ranks, or drop the update if it is not finite."""
+        """Make the gradient the mean over all targets of all ranks, or drop the update if it is not finite.
+
+        Lightning clips after this, so a clipping threshold is about that mean, and the norm in the log is before it.
+        """
         window, self.window = self.window, Window()
         summed = sum_over_ranks(window, self.device)
         if summed.count:
@@ -134,7 +143,7 @@ class FineTuner(L.LightningModule):
         """Score the whole part."""
         self.evaluation = finish(self.collected, self.problem, self.metrics)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer and its schedule, stepped once per update."""
         optimizer = self.make_optimizer(self.backbone)
         return {
@@ -147,12 +156,12 @@ class FineTuner(L.LightningModule):
         self.skipped_updates += 1
         what = f"its loss is {total} and its gradient norm {norm}" if count else "it has no token to predict"
         log.warning(
-            "Update %d was not applied: %s. Its training samples: %s.",
-            self.trainer.global_step + 1, what, ", ".join(map(str, window.samples)),
+            "Update %d was not applied: %s. It was made of %s of the training table.",
+            self.trainer.global_step + 1, what, self.places(samples_of_ranks(window)),
         )  # fmt: skip
         if self.bad_steps >= self.max_bad_steps:
             raise TrainingError(
                 f"{self.bad_steps} updates in a row could not be applied (trainer.max_bad_steps={self.max_bad_steps}): "
-                f"{what}. Lower optimizer.learning_rate, set trainer.gradient_clip=1, or use trainer.precision=32-true; "
-                "then look at the samples named above."
+                f"{what}. Lower optimizer.learning_rate, set trainer.gradient_clip=1, or use "
+                "trainer.precision=32-true; then look at the rows named above."
             )

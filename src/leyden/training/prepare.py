@@ -126,7 +126,9 @@ def dotted(path: str, setting: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{setting}={path!r} cannot be imported: {error}. Give module.function or module.Class.") from error
+        raise ConfigError(
+            f"{setting}={path!r} cannot be imported: {error}. Give module.function or module.Class."
+        ) from error
 
 
 def check_device(settings: Settings) -> None:
@@ -147,7 +149,9 @@ def check_device(settings: Settings) -> None:
         if any(not 0 <= device < there for device in wanted):
             faults.append(f"trainer.devices={trainer.devices}: this machine has {there} GPUs, numbered from 0.")
     elif isinstance(trainer.devices, list):
-        faults.append(f"trainer.devices={trainer.devices} names GPUs, and none is used here. Give a count of processes.")
+        faults.append(
+            f"trainer.devices={trainer.devices} names GPUs, and none is used here. Give a count of processes."
+        )
     if faults:
         raise ConfigError(faults)
 
@@ -184,7 +188,7 @@ def counts_of(prepared: Prepared) -> dict[str, int]:
     }
 
 
-def _fitted(  # noqa: PLR0913
+def _fitted(  # noqa: PLR0913, PLR0917
     name: str,
     part: Part,
     tokens: Mapping[str, TokenColumn],

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LINES = 10  # plain lines per phase, besides the first and the last
 QUIET_S = 15.0  # a plain line at least so often
@@ -58,7 +66,7 @@ class Bars(Display):
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
-        self._task = 0
+        self._task = TaskID(0)
 
     def start(self, name: str, total: int) -> None:
         """Draw an empty bar."""
@@ -73,7 +81,9 @@ class Bars(Display):
     def advance(self, units: int, numbers: Mapping[str, float] | None = None) -> None:
         """Fill the bar."""
         if self._progress is not None:
-            self._progress.update(self._task, advance=units, **({"numbers": _joined(numbers)} if numbers else {}))
+            self._progress.advance(self._task, units)
+            if numbers:
+                self._progress.update(self._task, numbers=_joined(numbers))
 
     def stop(self) -> None:
         """Leave the bar where it is."""
@@ -105,7 +115,7 @@ class Lines(Display):
             return
         self._printed, self._printed_at = tenth, now
         gone = now - self._started
-        left = gone / self._done * (self._total - self._done)
+        left = gone / max(1, self._done) * max(0, self._total - self._done)
         numbers_text = f"  {_joined(numbers)}" if numbers else ""
         print(
             f"{self._name:<9} {self._done}/{self._total}  {gone:.0f} s, {left:.0f} s left{numbers_text}",

@@ -16,7 +16,6 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 from torch.optim import Optimizer
 from transformers.utils import logging as transformers_logging
@@ -27,6 +26,7 @@ from leyden.backbone.load import Chosen, choose_dtype, load_model
 from leyden.backbone.lora import add_adapter
 from leyden.data.datamodule import TreeDataModule
 from leyden.data.dataset import Collator
+from leyden.data.rows import Part
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
@@ -36,6 +36,7 @@ from leyden.training.module import FineTuner
 from leyden.training.optimizer import build_optimizer
 from leyden.training.prepare import Material, dotted
 from leyden.training.progress import Display, make_display
+from leyden.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _assemble(
     quiet_libraries()
     L.seed_everything(settings.seed, workers=True, verbose=False)
     clock = time.perf_counter()
-    dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer))
+    dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer), settings.trainer.precision)
     model = load_model(material.checkpoint, settings.backbone, getattr(torch, dtype.effective))
     backbone = add_adapter(model, settings.lora, material.checkpoint.location)
     attention = choose_attention(backbone, settings.backbone.attention_implementation)
@@ -129,17 +130,20 @@ def _assemble(
     module = FineTuner(
         backbone,
         material.problem,
-        partial(build_optimizer, factory=_optimizer(settings), weight_decay=settings.optimizer.weight_decay),
-        _curve(settings, updates, per_epoch),
-        (settings.metric.name,),
-        settings.seed,
-        settings.trainer.max_bad_steps,
+        make_optimizer=partial(
+            build_optimizer, factory=_optimizer(settings), weight_decay=settings.optimizer.weight_decay
+        ),
+        curve=_curve(settings, updates, per_epoch),
+        metrics=(settings.metric.name,),
+        seed=settings.seed,
+        max_bad_steps=settings.trainer.max_bad_steps,
+        places=partial(_places, material.train.trees.part),
     )
     history = History(settings.metric.name)
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
     due = due_updates(updates, per_epoch, settings.trainer.evaluation_epochs) if updates else frozenset({0})
     callbacks = [history, ProgressDisplay(display, history, updates), EvaluationSchedule(due)]
-    trainer = _trainer(settings, callbacks, loggers, folder)
+    trainer = make_trainer(settings.trainer, callbacks, loggers, folder)
     run = Run(
         module, trainer, history, attention, dtype, updates,
         module.reference.kind if material.problem.uses_reference else "none", display, seconds,
@@ -163,6 +167,7 @@ def quiet_libraries() -> None:
 
 
 def is_later_rank() -> bool:
+    """Whether this process is another than the one that speaks and writes."""
     return any(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "RANK"))
 
 
@@ -176,37 +181,6 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         run.trainer.fit(run.module, datamodule=data)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock
         run.seconds["train alone"] = run.history.seconds
-
-
-def _trainer(settings: Settings, callbacks: list[L.Callback], loggers: Sequence[Logger], folder: Path) -> L.Trainer:
-    trainer = settings.trainer
-    strategy: str | Strategy = trainer.strategy
-    if strategy == "ddp":
-        # Buffers are constants here, and broadcasting them would make ranks with unequal batches wait for each other.
-        strategy = DDPStrategy(find_unused_parameters=trainer.find_unused_parameters, broadcast_buffers=False)
-    try:
-        return L.Trainer(
-            accelerator=trainer.accelerator,
-            devices=trainer.devices,
-            num_nodes=trainer.num_nodes,
-            strategy=strategy,
-            precision=trainer.precision,
-            max_epochs=trainer.epochs,
-            accumulate_grad_batches=trainer.grad_accumulation,
-            gradient_clip_val=trainer.gradient_clip or None,
-            logger=list(loggers),
-            callbacks=callbacks,
-            default_root_dir=folder,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            inference_mode=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except (ValueError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"trainer: {first} Look at trainer.accelerator, devices, strategy and precision.") from error
 
 
 def _optimizer(settings: Settings) -> Callable[..., Optimizer]:
@@ -226,6 +200,11 @@ def _curve(settings: Settings, updates: int, per_epoch: int) -> Callable[[int], 
     if schedule.min_learning_rate_ratio is not None:
         options["floor"] = schedule.min_learning_rate_ratio
     return partial(dotted(schedule.target, "schedule._target_"), **options)
+
+
+def _places(part: Part, samples: Sequence[int]) -> str:
+    """Where the rows stand that the samples are named after: the last of each conversation."""
+    return part.source.table.places(sorted(part.samples[sample][-1] for sample in samples))
 
 
 def _device(settings: Trainer) -> torch.device:

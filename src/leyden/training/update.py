@@ -76,6 +76,15 @@ def sum_over_ranks(window: Window, device: torch.device) -> WindowSum:
     return WindowSum(total, count, int(tokens), int(samples), means)
 
 
+def samples_of_ranks(window: Window) -> list[int]:
+    """The samples of all ranks' windows, ascending; every rank has to ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return sorted(window.samples)
+    shares: list[list[int]] = [[]] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, window.samples)
+    return sorted(sample for share in shares for sample in share)
+
+
 def scale_gradients(model: nn.Module, factor: float) -> None:
     """Multiply every gradient, in place."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

@@ -1,0 +1,67 @@
+"""Lightning's trainer as this project uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from leyden.backbone.load import PURE_PRECISIONS
+from leyden.settings.errors import ConfigError
+from leyden.settings.training_groups import Trainer
+
+
+def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequence[Logger], folder: Path) -> L.Trainer:
+    """The trainer that the settings ask for.
+
+    Its own display, checkpoints, sampler and sanity check stay off: those are ours, or not wanted.
+
+    Args:
+        settings: of the loop and its devices.
+        callbacks: in the order in which they are called.
+        loggers: where every number goes.
+        folder: of the run.
+
+    Raises:
+        ConfigError: Lightning refuses the combination.
+    """
+    strategy: str | Strategy = settings.strategy
+    if strategy == "ddp":
+        # Buffers are constants here, and broadcasting them would make ranks with unequal batches wait for each other.
+        strategy = DDPStrategy(find_unused_parameters=settings.find_unused_parameters, broadcast_buffers=False)
+    plugins = [_pure_precision(settings.precision)] if settings.precision in PURE_PRECISIONS else []
+    try:
+        return L.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=strategy,
+            precision=None if plugins else settings.precision,
+            plugins=plugins,
+            max_epochs=settings.epochs,
+            accumulate_grad_batches=settings.grad_accumulation,
+            gradient_clip_val=settings.gradient_clip or None,
+            logger=list(loggers),
+            callbacks=callbacks,
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            inference_mode=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (ValueError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"trainer: {first} Look at trainer.accelerator, devices, strategy and precision.") from error
+
+
+def _pure_precision(word: str) -> Precision:
+    """Lightning's plugin, told to leave batches alone: they hold integers, and it cannot rebuild a frozen dataclass."""
+    plugin = DoublePrecision() if word == "64-true" else HalfPrecision(word)  # type: ignore[arg-type]
+    plugin.convert_input = lambda data: data  # type: ignore[method-assign]
+    return plugin

