@@ -6,18 +6,19 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from leyden.settings.command import job_folder, reported_faults, run_command
+from leyden.settings.command import Entry, job_folder, reported_faults, run_command
+from leyden.settings.read import read
+from leyden.settings.schema import Settings
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float | None:
     """Fine-tune a backbone on a table; return the monitored metric."""
     from leyden.artifacts.job import run_job  # late: neither --help nor a refused config waits for torch
-    from leyden.settings.read import read
 
     with reported_faults(debug=config.debug):
         return run_job(read(config), job_folder())
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, "leyden.settings.read:read", "train", Path(__file__).resolve().parent / "conf"))
+    sys.exit(run_command(main, Entry("train", Path(__file__).resolve().parent / "conf", Settings, read)))

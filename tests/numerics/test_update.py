@@ -24,7 +24,7 @@ from leyden.backbone.lora import add_adapter
 from leyden.backbone.scoring import base_model
 from leyden.data.trees import Tree
 from leyden.settings.composition import compose_config
-from leyden.settings.errors import TrainingError
+from leyden.settings.errors import ConfigError, TrainingError
 from leyden.settings.read import read
 from leyden.settings.schema import Settings
 from leyden.training import run as wiring
@@ -130,20 +130,20 @@ def reference_sides(model: PeftModel, trees: list[Tree]) -> Scores:
 
 
 def plain_pair_losses(name: str, policy: Scores, reference: Scores, beta: float = 0.2) -> Tensor:
-    w, l, n_w, n_l = policy
-    a, c = w - reference[0], l - reference[1]
+    w, r, n_w, n_r = policy
+    a, c = w - reference[0], r - reference[1]
     if name == "dpo":
         return -F.logsigmoid(beta * (a - c))
     if name == "hinge":
-        return torch.relu(1 - beta * (a / n_w - c / n_l))
+        return torch.relu(1 - beta * (a / n_w - c / n_r))
     if name == "ipo":
-        return (a / n_w - c / n_l - 1 / (2 * beta)) ** 2
+        return (a / n_w - c / n_r - 1 / (2 * beta)) ** 2
     if name == "kto_pair":
         moved_w, moved_l = a.mean().clamp(min=0), c.mean().clamp(min=0)
         return torch.cat([1 - torch.sigmoid(beta * (a - moved_l)), 1 - torch.sigmoid(beta * (moved_w - c))])
     if name == "cpo":
-        return -F.logsigmoid(beta * (w - l))
-    return -F.logsigmoid(beta * (w / n_w - l / n_l) - 1.0)
+        return -F.logsigmoid(beta * (w - r))
+    return -F.logsigmoid(beta * (w / n_w - r / n_r) - 1.0)
 
 
 def plain_loss(settings: Settings, model: PeftModel, trees: list[Tree]) -> Tensor:
@@ -233,20 +233,21 @@ def test_a_window_of_unequal_batches_and_a_short_last_one(project_root: Path, ta
 
 
 class Recorder(L.Callback):
-    """What the optimizer is about to apply, in each update; and whether the model was in training mode in each step."""
+    """The norm of what each update applies, and whether the model was in training mode in each step."""
 
     def __init__(self) -> None:
         self.norms: list[float] = []
         self.modes: list[bool] = []
-        self.draws: list[float] = []
+
+    def on_train_start(self, trainer: Any, pl_module: FineTuner) -> None:
+        def look(*_: Any) -> None:
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+        trainer.optimizers[0].register_step_post_hook(look)
 
     def on_train_batch_start(self, trainer: Any, pl_module: FineTuner, batch: Any, batch_idx: int) -> None:
         self.modes.append(all(module.training for module in pl_module.backbone.modules()))
-
-    def on_before_zero_grad(self, trainer: Any, pl_module: FineTuner, optimizer: Any) -> None:
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        if gradients:
-            self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
 
 
 def test_clipping_happens_once_after_the_scaling(
@@ -258,7 +259,7 @@ def test_clipping_happens_once_after_the_scaling(
     before = logged(tmp_path, "train/grad_norm")
     assert len(before) == 6
     assert min(before) > 0.5
-    assert recorder.norms == pytest.approx([0.5] * 5, rel=1e-5)  # seen at the start of each update but the first
+    assert recorder.norms == pytest.approx([0.5] * 6, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +411,7 @@ def test_an_update_that_is_not_finite_reaches_nothing(
     part = run.trainer.datamodule.train.trees.part
     order = np.random.Generator(np.random.PCG64([42, 0])).permutation(len(part)).tolist()[4:6]
     lines = sorted(part.samples[sample][-1] + 2 for sample in order)
-    assert f"Update 3 was not applied: its loss is" in caplog.text
+    assert "Update 3 was not applied: its loss is" in caplog.text
     assert f"lines {lines[0]}, {lines[1]} of the training table" in caplog.text
 
 
@@ -428,13 +429,10 @@ def test_too_many_bad_updates_in_a_row_end_the_run(
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("lora", ["lora", "none"])
 def test_bfloat16_on_a_cpu(precision: str, lora: str, project_root: Path, table: Path, tmp_path: Path) -> None:
-    start = ["lora=none"] if lora == "none" else []
-    options = [*pair("dpo"), f"trainer.precision={precision}", "trainer.epochs=2", "optimizer.learning_rate=1e-2", *start]
-    overrides = [option for option in options]
+    options = [*pair("dpo"), f"trainer.precision={precision}", "trainer.epochs=2", "optimizer.learning_rate=1e-2"]
+    settings = settings_of(project_root, table, *options)
     if lora == "none":
-        settings = settings_without_adapter(project_root, table, *overrides)
-    else:
-        settings = settings_of(project_root, table, *overrides)
+        settings = settings.model_copy(update={"lora": None})
     run = train(settings, tmp_path)
     assert run.before is not None
     assert run.before.metrics["validation/loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -444,9 +442,15 @@ def test_bfloat16_on_a_cpu(precision: str, lora: str, project_root: Path, table:
     assert trained.dtype == (torch.bfloat16 if precision == "bf16-true" else torch.float32)
 
 
-def settings_without_adapter(project_root: Path, table: Path, *overrides: str) -> Settings:
-    settings = settings_of(project_root, table, *[o for o in overrides if o != "lora=none"])
-    return settings.model_copy(update={"lora": None})
+def test_half_precision_is_refused_on_a_cpu(project_root: Path, table: Path) -> None:
+    for precision in ("16-true", "16-mixed"):
+        with pytest.raises(ConfigError, match=f"trainer.precision='{precision}' needs a GPU"):
+            settings_of(project_root, table, f"trainer.precision={precision}")
+        settings = settings_of(project_root, table)
+        trainer = settings.trainer.model_copy(update={"precision": precision, "accelerator": "auto"})
+        if not torch.cuda.is_available():
+            with pytest.raises(ConfigError, match=f"trainer.precision='{precision}' needs a GPU"):
+                prepare(settings.model_copy(update={"trainer": trainer}))
 
 
 def test_the_history_counts_updates_samples_tokens_and_time(

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 
 from leyden.backbone.tiny import tiny_model, tiny_tokenizer
 from leyden.data.cache import cached_folder, content_key, file_key
-from leyden.settings.errors import ModelError
+from leyden.settings.errors import LeydenError, ModelError
 from leyden.settings.locations import TINY, WHEEL, wheel_checkpoint
 from leyden.settings.model_groups import Backbone
 
@@ -131,14 +131,17 @@ def loading(checkpoint: Checkpoint, what: str) -> Iterator[dict[str, Any]]:
         options["local_files_only"] = True
     try:
         yield options
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = " ".join(str(error).strip().splitlines()[:1]).rstrip(".")
-        raise ModelError(_cure(checkpoint, what, first, offline=offline, on_hub=on_hub)) from error
+    except LeydenError:
+        raise
+    except Exception as error:  # a damaged file may raise anything: each format has a reader of its own
+        raise ModelError(_cure(checkpoint, what, error, offline=offline, on_hub=on_hub)) from error
 
 
-def _cure(checkpoint: Checkpoint, what: str, cause: str, *, offline: bool, on_hub: bool) -> str:
+def _cure(checkpoint: Checkpoint, what: str, error: Exception, *, offline: bool, on_hub: bool) -> str:
     name = f"backbone.name={checkpoint.name!r}"
-    if "trust_remote_code" in cause:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    cause = lines[0].rstrip(".")
+    if "trust_remote_code" in str(error):
         return f"{name}: its {what} needs code of its own ({cause}). Read it, then set backbone.trust_remote_code=true."
     if offline:
         return (

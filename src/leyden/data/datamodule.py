@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import lightning as L
 from torch.utils.data import DataLoader
 
-from leyden.data.batches import Batch
-from leyden.data.dataset import Collator, Fit, TreeDataset
+from leyden.data.dataset import Collator, Fit, Sample, TreeDataset
 from leyden.data.sampler import Rank, TrainingLoader, TrainingSampler, evaluation_batches
 from leyden.settings.training_groups import Trainer
 
@@ -33,9 +32,8 @@ class TreeDataModule(L.LightningDataModule):
         evaluation_batch_size: samples per batch in validation; it does not change any metric.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
-        *,
         train: Prepared,
         validation: Prepared,
         collator: Collator,
@@ -52,7 +50,7 @@ class TreeDataModule(L.LightningDataModule):
         """Batches per rank and epoch."""
         return len(self._sampler(Rank(0, world)))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> TrainingLoader:
         """Batches in an order that depends on seed and epoch alone."""
         return TrainingLoader(
             self.train.trees,
@@ -61,7 +59,7 @@ class TreeDataModule(L.LightningDataModule):
             num_workers=self.settings.number_of_workers,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Sample]:
         """This rank's share of the validation samples, none left out, none twice."""
         return DataLoader(
             self.validation.trees,

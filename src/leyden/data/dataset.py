@@ -17,6 +17,7 @@ from leyden.data.truncation import Conversation, TurnTexts, fit_conversation
 from leyden.settings.errors import DataError
 
 BuildTree = Callable[[Conversation], Tree]
+Sample = tuple[int, Tree]  # its number, `~i` for a ghost of sample i, and its tree
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Fit:
     targets: int
 
 
-class TreeDataset(Dataset[Tree]):
+class TreeDataset(Dataset[Sample]):
     """The samples of a part as token trees, put together when asked for.
 
     Args:
@@ -63,7 +64,7 @@ class TreeDataset(Dataset[Tree]):
         """Samples."""
         return len(self.part)
 
-    def __getitem__(self, sample: int) -> tuple[int, Tree]:
+    def __getitem__(self, sample: int) -> Sample:
         """The sample's number and its tree; `~i` gives sample i as a ghost."""
         return sample, self.build_tree(self.conversation(sample if sample >= 0 else ~sample))
 
@@ -112,29 +113,35 @@ class Collator:
     packed: bool
     pad_id: int
 
-    def __call__(self, samples: Sequence[tuple[int, Tree]]) -> Batch:
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Join the samples of one step."""
         numbers, trees = [number for number, _ in samples], [tree for _, tree in samples]
         return pack(trees, numbers) if self.packed else pad(trees, numbers, self.pad_id)
 
 
 def check_fit(dataset: TreeDataset, fit: Fit, name: str) -> None:
-    """Refuse data that cannot teach: `max_length` below every prompt, or no target at all.
+    """Refuse data that cannot teach: `max_length` below every prompt, or no sample with all the targets it needs.
+
+    Args:
+        dataset: the samples.
+        fit: how they fit.
+        name: of the part, for the message.
 
     Raises:
         DataError: with the shortest prompt, and what to set.
     """
     path = dataset.part.source.table.path
-    prompts = [len(dataset.tokens["prompt"].row(rows[-1])) for rows in dataset.part.samples]
     frame = dataset.template.layout(1, system=False).prompts[0]
-    shortest = min(prompts) + len(frame.before) + len(frame.after)
+    lengths = dataset.tokens["prompt"].lengths()
+    shortest = int(min(lengths[rows[-1]] for rows in dataset.part.samples)) + len(frame.before) + len(frame.after)
     if shortest >= dataset.max_length:
         raise DataError(
             f"{path}: tokenizer.max_length={dataset.max_length} is smaller than every prompt of the {name} rows; the "
             f"shortest has {shortest} tokens with its markers. Raise tokenizer.max_length, to 512 for example."
         )
-    if not fit.targets:
+    if fit.cut["no target"] == len(dataset):
+        what = "both answers with a token" if "rejected" in dataset.tokens else "a token"
         raise DataError(
-            f"{path}: none of the {len(dataset)} {name} samples has a token to predict. Check dataset.answer_column, "
+            f"{path}: none of the {len(dataset)} {name} samples has {what} to predict. Check dataset.answer_column, "
             "dataset.mask_prompt_labels and tokenizer.max_length."
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from leyden.data.conversations import Threads, agreeing_histories, thread_rows
@@ -14,6 +15,12 @@ from leyden.settings.escapes import decode_escapes
 from leyden.settings.locations import table_path
 
 Role = str  # system, prompt, answer, rejected_prompt, rejected
+ROLES = {
+    "system_column": "system",
+    "answer_column": "answer",
+    "rejected_answer_column": "rejected",
+    "rejected_prompt_column": "rejected_prompt",
+}
 OPTIONAL = ("dataset.system_column", "dataset.parent_id_column", "dataset.id_column")
 
 
@@ -64,19 +71,11 @@ def read_parts(dataset: Dataset) -> tuple[Part, Part]:
     Raises:
         DataError: every fault of the tables, with file, column, rows and cure.
     """
-    train = read_source(dataset, dataset.train_dataframe, "dataset.train_dataframe")
-    if len(train.table) < 2:
-        raise DataError(
-            f"{train.table.path}: dataset.train_dataframe has one row. Training and validation need at least one each."
-        )
     chained = dataset.parent_id_column is not None
-    if dataset.validation_strategy == "custom":
-        validation = read_source(
-            dataset, str(dataset.validation_dataframe), "dataset.validation_dataframe", optional=OPTIONAL
-        )
+    train, validation = _read_sources(dataset)
+    if train is not validation:
         train_rows, validation_rows = list(range(len(train.table))), list(range(len(validation.table)))
     else:
-        validation = train
         train_rows, validation_rows = split(train.threads.conversation, dataset.validation_size, dataset.split_seed)
     parts = []
     for name, source, rows in (("train", train, train_rows), ("validation", validation, validation_rows)):
@@ -85,6 +84,25 @@ def read_parts(dataset: Dataset) -> tuple[Part, Part]:
             kept = sample(source.threads.conversation, rows, dataset.data_sample, dataset.split_seed, chained)
         parts.append(_part(source, kept, whole=dataset.limit_chained_samples))
     return parts[0], parts[1]
+
+
+def _read_sources(dataset: Dataset) -> tuple[Source, Source]:
+    """The tables to train on and to validate on; one and the same when it will be split."""
+    faults: list[str] = []
+    train = validation = None
+    with _gathered(faults):
+        train = read_source(dataset, dataset.train_dataframe, "dataset.train_dataframe")
+        if len(train.table) == 1:
+            raise DataError(f"{train.table.path}: dataset.train_dataframe has one row. Give a table with at least two.")
+    if dataset.validation_strategy == "custom":
+        with _gathered(faults):
+            name = str(dataset.validation_dataframe)
+            validation = read_source(dataset, name, "dataset.validation_dataframe", optional=OPTIONAL)
+    else:
+        validation = train
+    if faults or train is None or validation is None:
+        raise DataError(faults)
+    return train, validation
 
 
 def read_source(
@@ -108,22 +126,24 @@ def read_source(
         DataError: every fault of the table at once.
     """
     table = read_table(table_path(name), setting)
+    faults: list[str] = []
     wanted = {key: value for key, value in _columns(dataset).items() if value}
-    lacking = absent_columns(table, {key: value for key, value in wanted.items() if key in optional})
-    warnings = [f"{table.path} has no column {column!r} ({key}); it goes without." for key, column in lacking]
-    present = {key: value for key, value in wanted.items() if key not in {key for key, _ in lacking}}
-    require_columns(table, present)
-    texts, missing = _texts(table, present, decode_escapes(dataset.prompt_column_separator))
-    faults = _missing_faults(table, present, missing) if answers else []
+    lacking = absent_columns(table, wanted)
+    with _gathered(faults):
+        require_columns(table, {key: value for key, value in wanted.items() if key not in optional})
+    warnings = [
+        f"{table.path} has no column {column!r} ({key}); it goes without." for key, column in lacking if key in optional
+    ]
+    gone = {key for key, _ in lacking}
+    present = {key: value for key, value in wanted.items() if key not in gone}
+    texts, missing = _texts(table, present, decode_escapes(dataset.prompt_column_separator), faults)
+    if answers:
+        faults += _missing_faults(table, present, missing)
     threads = None
-    try:
+    with _gathered(faults):
         parent = _one(present, "parent_id_column") if "dataset.id_column" in present else None
         threads = thread_rows(table, _one(present, "id_column"), parent)
-        if not faults and "rejected" in texts:
-            columns = (dataset.answer_column, str(dataset.rejected_answer_column))
-            agreeing_histories(table, threads, texts["answer"], texts["rejected"], columns)
-    except DataError as error:
-        faults += error.faults
+        _check_histories(table, threads, texts, missing, dataset)
     if faults or threads is None:
         raise DataError(faults)
     return Source(table, texts, missing, threads, [*warnings, *threads.warnings])
@@ -157,28 +177,55 @@ def _one(columns: dict[str, str | list[str]], key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+@contextmanager
+def _gathered(faults: list[str]) -> Iterator[None]:
+    """Keep the faults of a step, so that those of the next steps are reported with them."""
+    try:
+        yield
+    except DataError as error:
+        faults += error.faults
+
+
 def _texts(
-    table: Table, columns: dict[str, str | list[str]], separator: str
+    table: Table, columns: dict[str, str | list[str]], separator: str, faults: list[str]
 ) -> tuple[dict[Role, list[str]], dict[Role, list[int]]]:
-    """Texts by role; a missing cell is the empty text (N4), and is listed."""
+    """Texts by role; a missing cell is the empty text (N4), and is listed. Cells that are no text become faults."""
     cells: dict[Role, list[str | None]] = {}
-    roles = {"system_column": "system", "answer_column": "answer", "rejected_answer_column": "rejected",
-             "rejected_prompt_column": "rejected_prompt"}  # fmt: skip
-    for key, role in roles.items():
+    for key, role in ROLES.items():
         if column := _one(columns, key):
-            cells[role] = table.texts(column)
-    prompts = [table.texts(column) for column in columns.get("dataset.prompt_column", [])]
-    cells["prompt"] = [separator.join(text or "" for text in row) for row in zip(*prompts, strict=True)]
-    if not prompts:
-        cells["prompt"] = [""] * len(table)
+            with _gathered(faults):
+                cells[role] = table.texts(column)
+    prompts: list[list[str | None]] = []
+    for column in columns.get("dataset.prompt_column", []):
+        with _gathered(faults):
+            prompts.append(table.texts(column))
+    rows = list(zip(*prompts, strict=True)) or [()] * len(table)
     texts = {role: [text or "" for text in column] for role, column in cells.items()}
+    texts["prompt"] = [separator.join(text or "" for text in row) for row in rows]
     missing = {role: [row for row, text in enumerate(column) if not text] for role, column in cells.items()}
+    missing["prompt"] = [number for number, row in enumerate(rows) if not any(row)] if prompts else []
     return texts, missing
 
 
-def _missing_faults(
-    table: Table, columns: dict[str, str | list[str]], missing: dict[Role, list[int]]
-) -> list[str]:
+def _check_histories(
+    table: Table,
+    threads: Threads,
+    texts: dict[Role, list[str]],
+    missing: dict[Role, list[int]],
+    dataset: Dataset,
+) -> None:
+    """Rule N29, where both answers are there; a missing one is a fault of its own."""
+    if "answer" not in texts or "rejected" not in texts:
+        return
+    rejected = list(texts["rejected"])
+    for row in {*missing["answer"], *missing["rejected"]}:
+        rejected[row] = texts["answer"][row]
+    agreeing_histories(
+        table, threads, texts["answer"], rejected, (dataset.answer_column, str(dataset.rejected_answer_column))
+    )
+
+
+def _missing_faults(table: Table, columns: dict[str, str | list[str]], missing: dict[Role, list[int]]) -> list[str]:
     faults = []
     for key, role in (("answer_column", "answer"), ("rejected_answer_column", "rejected")):
         if rows := missing.get(role):

@@ -69,10 +69,8 @@ class TrainingSampler(Sampler[list[int]]):
         return {"epoch": self.epoch, "consumed": self.consumed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the state was taken; a finished epoch continues with the next one."""
+        """Continue where the state was taken; of a finished epoch nothing is left."""
         self.epoch, self.consumed = state["epoch"], state["consumed"]
-        if self.consumed >= self.end(self.consumed):
-            self.epoch, self.consumed = self.epoch + 1, 0
 
 
 class TrainingLoader(DataLoader[Any]):
@@ -102,7 +100,7 @@ class TrainingLoader(DataLoader[Any]):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the state was taken; a finished epoch continues with the next one."""
+        """Continue where the state was taken; of a finished epoch nothing is left."""
         self.batch_sampler.load_state_dict(state)
         self._handed_out = None
 

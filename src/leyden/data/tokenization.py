@@ -55,7 +55,7 @@ class TokenColumn:
 
     def checksums(self) -> list[int]:
         """CRC-32 of values and offsets."""
-        return [zlib.crc32(memoryview(self.values)), zlib.crc32(memoryview(self.offsets))]
+        return [zlib.crc32(self.values.data), zlib.crc32(self.offsets.data)]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:

@@ -1,1 +1,1 @@
-"""Settings: typed groups, value checks, cross-setting checks. Imports no torch, so a bad config fails in about a second."""
+"""Settings: typed groups, value checks, cross-setting checks. Imports no torch, so a bad config fails in a second."""

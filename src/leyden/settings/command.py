@@ -4,55 +4,73 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from leyden.settings.base import Group
 from leyden.settings.composition import compose_config, fault_of
 from leyden.settings.errors import ConfigError, LeydenError
+from leyden.settings.help import help_text
+from leyden.settings.overrides import as_list, misfits, read_overrides, typed_keys, variants
+from leyden.settings.wording import fields_of
 
 USER_FAULT = 2
+Check = Callable[[DictConfig, frozenset[str]], object]
 _reported: list[LeydenError] = []
 
 
-def run_command(main: Callable[[], Any], check: str, config_name: str, config_dir: Path) -> int:
+@dataclass(frozen=True)
+class Entry:
+    """What an entry file runs on.
+
+    Attributes:
+        name: of the primary config.
+        folder: of the config groups.
+        schema: of the settings.
+        check: reads a composed config and the keys that were typed, or raises LeydenError.
+    """
+
+    name: str
+    folder: Path
+    schema: type[Group]
+    check: Check
+
+
+def run_command(main: Callable[[], Any], entry: Entry) -> int:
     """Check the whole command line, then hand over to Hydra; return the exit code.
 
-    Faults of composition (misspelt keys, unknown choices) and of `check` are reported together, before any job starts.
+    Faults of the command line, of composition and of the settings are reported together, before any job starts.
 
     Args:
         main: the function that `hydra.main` decorates.
-        check: `module:function` that reads a composed config and the keys that were typed, or raises LeydenError;
-            imported only when there is something to check.
-        config_name: the primary config.
-        config_dir: the folder of the config groups.
+        entry: what it runs on.
 
     Returns:
         0 done, 2 a fault of the user. Faults of the program keep their traceback.
     """
     arguments = get_args_parser().parse_args()
-    debug = "debug=true" in [text.replace("True", "true") for text in arguments.overrides]
+    if arguments.help:
+        print(help_text(entry.name, entry.folder, entry.schema))
+        return 0
+    debug = "debug=true" in [text.lower() for text in arguments.overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's own printer
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; the display is ours
     try:
-        if not (arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion):
-            only_show = arguments.cfg is not None
-            name = arguments.config_name or config_name
-            extra = Path(arguments.config_dir).absolute() if arguments.config_dir else None
-            _check_all(arguments.overrides, name, config_dir, extra, None if only_show else check)
+        if not (arguments.hydra_help or arguments.info or arguments.shell_completion):
+            check_command(arguments, entry)
         main()
-        if _reported:
-            return USER_FAULT
     except LeydenError as error:
         if debug:
             raise
@@ -61,9 +79,9 @@ def run_command(main: Callable[[], Any], check: str, config_name: str, config_di
     except (HydraException, OmegaConfBaseException) as error:
         if debug:
             raise
-        report(ConfigError(fault_of(error, config_dir)))
+        report(ConfigError(fault_of(error, [entry.folder])))
         return USER_FAULT
-    return 0
+    return USER_FAULT if _reported else 0
 
 
 @contextmanager
@@ -91,50 +109,67 @@ def report(error: LeydenError) -> None:
         print(f"  - {fault}", file=sys.stderr)
 
 
-def typed_keys(overrides: Sequence[str]) -> frozenset[str]:
-    """The keys that stand on a command line: `lora.r=8` gives `lora.r`."""
-    return frozenset(o.key_or_group for o in OverridesParser.create().parse_overrides(list(overrides)))
-
-
 def job_folder() -> Path | None:
     """The folder of this job inside a Hydra multirun; None for a single run."""
     hydra = HydraConfig.get()
     return Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None
 
 
-def _check_all(overrides: list[str], name: str, folder: Path, extra: Path | None, check: str | None) -> None:
-    """Compose once with the first value of every sweep, then once for each further value; gather all faults."""
-    faults: list[str] = []
-    variants = _variants(overrides)
-    for number, variant in enumerate(variants):
-        config, found = compose_config(name, variant, folder, extra)
+def check_command(arguments: Namespace, entry: Entry) -> None:
+    """Compose once with the first value of every sweep, then once for each further value; write and train nothing.
+
+    Args:
+        arguments: of the command line, as Hydra parses it.
+        entry: whose.
+
+    Raises:
+        ConfigError: all faults, each once.
+    """
+    name = arguments.config_name or entry.name
+    extra = _config_dir(arguments.config_dir)
+    overrides, faults = read_overrides(arguments.overrides)
+    if not arguments.multirun:
+        sweeps = [override for override in overrides if override.is_sweep_override()]
+        faults += [_sweep_fault(override) for override in sweeps]
+        overrides = [override for override in overrides if override not in sweeps]
+    for variant in variants(overrides):
+        found = _faults(variant, entry, name, extra, check=arguments.cfg is None)
         faults += [fault for fault in found if fault not in faults]
-        if check is None or config is None or (found and number):
-            continue
-        try:
-            module, _, function = check.partition(":")
-            getattr(import_module(module), function)(config, typed_keys(variant))
-        except ConfigError as error:
-            faults += [fault for fault in error.faults if fault not in faults]
     if faults:
         raise ConfigError(faults)
 
 
-def _variants(overrides: list[str]) -> list[list[str]]:
-    """The command line with every sweep at its first value, and again for each other value of each sweep."""
-    try:
-        parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise ConfigError(f"The command line cannot be read: {' '.join(str(error).split())}") from error
-    choices = [_values(override) for override in parsed]
-    first = [values[0] for values in choices]
-    others = [
-        [*first[:place], value, *first[place + 1 :]] for place, values in enumerate(choices) for value in values[1:]
-    ]
-    return [first, *others]
+def _faults(texts: list[str], entry: Entry, name: str, extra: Path | None, *, check: bool) -> list[str]:
+    """Faults of one command line without sweeps."""
+    overrides, _ = read_overrides(texts)
+    wrong = misfits(overrides, [entry.folder, *([extra] if extra else [])], dict(fields_of(entry.schema)))
+    fitting = [text for text in texts if text not in wrong]
+    config, unfit = compose_config(name, fitting, entry.folder, extra)
+    faults = [*wrong.values(), *unfit]
+    if check and config is not None:
+        try:
+            entry.check(config, typed_keys(read_overrides(fitting)[0]))
+        except ConfigError as error:
+            faults += error.faults
+    return faults
 
 
-def _values(override: Override) -> list[str]:
-    if not override.is_sweep_override() or not (override.is_discrete_sweep() or override.is_choice_sweep()):
-        return [override.input_line or ""]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+def _config_dir(folder: str | None) -> Path | None:
+    """The folder of a saved config.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if folder is None:
+        return None
+    path = Path(folder).absolute()
+    if not path.is_dir():
+        raise ConfigError(f"--config-dir {folder} does not exist (seen from {Path.cwd()}). Name the folder of a run.")
+    return path
+
+
+def _sweep_fault(override: Override) -> str:
+    return (
+        f"{override.input_line} lists several values. For one run per value add -m; for one run with a list write "
+        f"{as_list(override)}."
+    )

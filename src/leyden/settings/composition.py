@@ -9,92 +9,106 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from leyden.settings.wording import nearest, show
+from leyden.settings.overrides import choices_of, is_group
+from leyden.settings.wording import nearest
+
+UNFIT = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 
 
 def compose_config(
     name: str, overrides: Sequence[str], folder: Path, extra: Path | None = None
 ) -> tuple[DictConfig | None, list[str]]:
-    """Compose a config; overrides that cannot be applied are left out and described.
+    """Compose a config; overrides that do not go with the choices made are left out and described.
 
     Args:
         name: the primary config.
         overrides: as typed, without sweeps.
         folder: the folder of the config groups.
-        extra: a second folder to search, such as that of a saved run.
+        extra: a second folder to search, such as that of a saved run; the primary config may stand there.
 
     Returns:
         The config of the overrides that fit (None when nothing can be composed), and one sentence per misfit.
     """
-    remaining, faults = list(overrides), []
-    search = [f"hydra.searchpath=[file://{extra}]"] if extra else []
-    known: list[str] = []
-    with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
+    remaining, faults = list(overrides), list[str]()
+    folders = [folder.absolute(), *([extra.absolute()] if extra else [])]
+    main = next((place for place in folders if (place / f"{name}.yaml").is_file()), folder.absolute())
+    search = [f"hydra.searchpath=[file://{place}]" for place in folders if place != main]
+    with initialize_config_dir(str(main), version_base="1.3"):
         while True:
             try:
-                config = compose(name, [*remaining, *search])
-            except (HydraException, OmegaConfBaseException) as error:
-                known = known or _keys(compose(name, search))
-                faults.append(fault_of(error, folder, known))
-                culprit = _culprit(str(error), remaining)
-                if culprit is None:
+                return compose(name, [*remaining, *search]), faults
+            except UNFIT as error:
+                faults.append(fault_of(error, folders, remaining))
+                refused = _refused(str(error), remaining)
+                if not refused:
                     return None, faults
-                remaining.remove(culprit)
-                continue
-            added = [text for text in remaining if text.startswith("+") and not text.startswith(("++hydra", "+hydra"))]
-            faults += [f"{text}: keys cannot be added to the settings. Leave out the plus sign." for text in added]
-            return config, faults
+                remaining = [text for text in remaining if text not in refused]
 
 
-def fault_of(error: Exception, folder: Path, known: Sequence[str] = ()) -> str:
-    """One sentence for an error of Hydra or OmegaConf: the setting, what is wrong, the nearest legal name."""
+def fault_of(error: Exception, folders: Sequence[Path], overrides: Sequence[str] = ()) -> str:
+    """One sentence for an error of Hydra, OmegaConf or a YAML file: the setting, what is wrong, what goes.
+
+    Args:
+        error: as it was raised.
+        folders: of the config groups.
+        overrides: that were composed.
+    """
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
-        key = match.group(1)
-        return f"{key} is not a setting here.{nearest(key, known) or _siblings(key, known)}"
+        return _homeless(match.group(1), folders, overrides)
+    if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
+        return f"{match.group(1)} is there already. Leave out the plus sign."
     if match := re.search(r"Could not find '([^']+)'|Cannot find primary config '([^']+)'", text):
         group, _, choice = (match.group(1) or match.group(2)).rpartition("/")
-        choices = _choices(folder, group)
-        setting = f"{group}={choice}" if group else choice
-        return f"{setting} does not exist.{nearest(choice, choices)} Allowed: {', '.join(choices)}."
+        choices = choices_of(folders, group)
+        setting = f"{group}={choice}" if group else f"--config-name {choice}"
+        return f"{setting} does not exist.{nearest(choice, choices)} Allowed: {', '.join(choices) or 'none yet'}."
     cause = error.__cause__ or error
-    return " ".join(str(cause).splitlines()[0].split())
+    if full_key := getattr(cause, "full_key", None):
+        return f"{full_key}: {_line(cause)}."
+    where = re.search(r"In '([^']+)'", text)
+    prefix = f"{where.group(1)}.yaml: " if where else ""
+    return f"{prefix}{' '.join(str(cause).split())}"
 
 
-def _choices(folder: Path, group: str) -> list[str]:
-    files = (folder / group).glob("*.yaml")
-    return sorted(file.stem for file in files if not file.stem.startswith("_"))
+def _homeless(key: str, folders: Sequence[Path], overrides: Sequence[str]) -> str:
+    """Words for a setting that other choices have: `lora.r` with `lora=none`, `problem.loss.gamma` with `dpo`."""
+    group, _, name = key.rpartition(".")
+    path = group.replace(".", "/")
+    if is_group(folders, key):
+        return f"{key}: this cannot be set as a whole here. Set its keys one by one: {key}.KEY=VALUE."
+    keys = {
+        choice: re.findall(r"^(\w+):", (place / path / f"{choice}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+        for place in folders
+        for choice in choices_of([place], path)
+        if group
+    }
+    typed = next((text for text in overrides if text.startswith(f"{key}=")), f"{key}=…")
+    if typed.startswith(f"{key}={{"):
+        return f"{typed}: write its keys one by one, each with a plus sign if it is new: +{key}.KEY=VALUE."
+    chosen = next((text for text in overrides if text.split("=")[0] == path), None)
+    homes = [f"{path}={choice}" for choice, names in keys.items() if name in names]
+    if homes:
+        there = f"has no effect with {chosen}" if chosen else f"is not a setting of this choice of {path}"
+        return f"{key} {there}; it belongs to {', '.join(homes)}. Choose that, or leave it out."
+    near = nearest(key, [f"{group}.{other}" for names in keys.values() for other in names])
+    return f"{key} is not a setting here.{near} To hand it on as it is, write a plus sign before it: +{typed}"
 
 
-def _siblings(key: str, known: Sequence[str]) -> str:
-    group = key.rpartition(".")[0]
-    names = [name for name in known if name.rpartition(".")[0] == group]
-    return f" {group or 'The root'} has: {', '.join(n.rpartition('.')[2] for n in names)}." if names else ""
-
-
-def _keys(config: DictConfig) -> list[str]:
-    plain = OmegaConf.to_container(config, resolve=False)
-
-    def walk(tree: object, prefix: str) -> list[str]:
-        if not isinstance(tree, dict):
-            return [prefix]
-        inner = [key for name, value in tree.items() for key in walk(value, f"{prefix}.{name}".lstrip("."))]
-        return [prefix, *inner] if prefix else inner
-
-    return walk(plain, "")
-
-
-def _culprit(message: str, overrides: Sequence[str]) -> str | None:
-    """The override that a message of Hydra is about."""
+def _refused(message: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that a message of Hydra is about."""
     parser = OverridesParser.create()
+    found = []
     for text in overrides:
-        override = parser.parse_override(text)
-        key = override.key_or_group
-        value = override.value()
-        names = (f"'{key}'", f"'{key}/{value}'", f"override {text}", f" {text}", f"{key}={show(value)}")
-        if any(name in message for name in names):
-            return text
-    return None
+        key = parser.parse_override(text).key_or_group
+        if f"'{key}'" in message or f"override {text}" in message or f"'{text}'" in message:
+            found.append(text)
+    return found
+
+
+def _line(error: BaseException) -> str:
+    return str(error).splitlines()[0].rstrip(".")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from leyden.settings.base import Group
 from leyden.settings.checks import check
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
+from leyden.settings.stand_ins import repaired
 from leyden.settings.wording import faults_of
 
 Model = TypeVar("Model", bound=Group)
@@ -29,11 +32,8 @@ def read(config: DictConfig, explicit: frozenset[str] = frozenset()) -> Settings
     Raises:
         ConfigError: all faults of types, values, combinations and missing files at once.
     """
-    settings = parse(config, Settings)
-    faults = check(settings, explicit)
-    if faults:
-        raise ConfigError(faults)
-    return settings
+    settings, refused = validate(config, Settings)
+    return accept(settings, refused, check(settings, explicit) if settings else [])
 
 
 def parse(config: DictConfig, model: type[Model]) -> Model:
@@ -42,19 +42,50 @@ def parse(config: DictConfig, model: type[Model]) -> Model:
     Raises:
         ConfigError: an interpolation that does not resolve, or any value that the schema does not admit.
     """
+    return accept(*validate(config, model))
+
+
+def accept(settings: Model | None, refused: dict[str, str], found: Iterable[str] = ()) -> Model:
+    """The settings, if nothing is wrong with them.
+
+    Args:
+        settings: from `validate`.
+        refused: from `validate`.
+        found: faults of further checks; one that is about a refused key is about its stand-in, and is left out.
+
+    Raises:
+        ConfigError: all faults.
+    """
+    about = [re.compile(rf"(?<![\w.]){re.escape(key)}(?![\w.])") for key in refused]
+    faults = [*refused.values(), *(fault for fault in found if not any(key.search(fault) for key in about))]
+    if faults or settings is None:
+        raise ConfigError(faults)
+    return settings
+
+
+def validate(config: DictConfig, model: type[Model]) -> tuple[Model | None, dict[str, str]]:
+    """Check types and ranges; a value that is refused gets a legal stand-in, so that the other ones can be checked on.
+
+    Returns:
+        The settings (None if even stand-ins leave them wrong), and one sentence per refused key.
+
+    Raises:
+        ConfigError: an interpolation that does not resolve.
+    """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
-    plain = {str(key): value for key, value in dict(plain or {}).items() if key not in ("hydra", "defaults")}  # type: ignore[arg-type]
-    missing = sorted(_missing(plain))
+        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}.") from error
+    assert isinstance(plain, dict)
+    tree = _without_missing({key: value for key, value in plain.items() if key not in ("hydra", "defaults")})
     try:
-        settings = model.model_validate(_without_missing(plain))
+        return model.model_validate(tree), {}
     except ValidationError as error:
-        raise ConfigError(faults_of(error, model)) from error
-    if missing:
-        raise ConfigError([f"{key} is not set. Set {key}=…" for key in missing])
-    return settings
+        refused = faults_of(error, model)
+    try:
+        return model.model_validate(repaired(tree, refused, model)), refused
+    except ValidationError:
+        return None, refused
 
 
 def saved_config(path: Path) -> dict[str, Any]:
@@ -77,14 +108,8 @@ def dump(settings: BaseModel) -> dict[str, Any]:
     return settings.model_dump(by_alias=True)
 
 
-def _missing(tree: Any, prefix: str = "") -> list[str]:
-    if isinstance(tree, dict):
-        return [key for name, value in tree.items() for key in _missing(value, f"{prefix}.{name}".lstrip("."))]
-    return [prefix] if tree == "???" else []
-
-
 def _without_missing(tree: Any) -> Any:
-    """Drop unset values, so that the schema reports them as missing where it declares them."""
+    """Drop unset values, so that the schema reports them as missing."""
     if isinstance(tree, dict):
         return {name: _without_missing(value) for name, value in tree.items() if value != "???"}
     return tree

@@ -10,57 +10,45 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.settings.checks import check_backbone_name, check_table
-from leyden.settings.errors import ConfigError
-from leyden.settings.locations import table_path
-from leyden.settings.read import parse, saved_config
+from leyden.settings.checks import check_prediction
+from leyden.settings.locations import checkpoint_faults, table_faults
+from leyden.settings.read import accept, saved_config, validate
 from leyden.settings.schema import PredictSettings, Settings
 
 CONFIG_DIR = Path(__file__).resolve().parents[3] / "conf"
+RUN_CONFIG = "config.yaml"
 
 
-def check_predict(config: DictConfig, explicit: frozenset[str] = frozenset()) -> None:  # noqa: ARG001
-    """Read the settings, for their faults only.
-
-    Raises:
-        ConfigError: all of them.
-    """
-    read_predict(config, CONFIG_DIR)
-
-
-def read_predict(config: DictConfig, config_dir: Path) -> tuple[PredictSettings, Settings, Path | None]:
+def read_predict(
+    config: DictConfig, explicit: frozenset[str] = frozenset()
+) -> tuple[PredictSettings, Settings, Path | None]:
     """The settings of the prediction, those of the run with its changes, and the run folder if there is one.
 
     Args:
         config: what Hydra composed from `predict.yaml`.
-        config_dir: where the defaults for a plain model stand.
+        explicit: keys that the user typed, so that one without effect can be refused.
 
     Raises:
-        ConfigError: a setting, a path or a saved config is wrong.
+        ConfigError: all faults of the settings, the paths and the saved config at once.
     """
-    wanted = parse(config, PredictSettings)
-    faults = list(_faults(wanted))
-    if faults:
-        raise ConfigError(faults)
+    wanted, refused = validate(config, PredictSettings)
+    wanted = accept(wanted, refused, _faults(wanted) if wanted else [])
     folder = run_folder(str(wanted.run))
-    base = saved_config(folder / "config.yaml") if folder else _plain_config(str(wanted.run), config_dir)
+    base = saved_config(folder / RUN_CONFIG) if folder else _plain_config(str(wanted.run))
     changes = wanted.model_dump()
     for group in ("dataset", "tokenizer", "generation"):
-        chosen = {key: value for key, value in changes[group].items() if value is not None and key != "path"}
-        unknown = [key for key in chosen if key not in base[group]]
-        if unknown:
-            raise ConfigError([f"{group}.{key} is not a setting." for key in unknown])
-        base[group] |= chosen
+        base[group] |= {key: value for key, value in changes[group].items() if value is not None and key != "path"}
     base |= {"cache": wanted.cache, "debug": wanted.debug}
     base["dataset"]["train_dataframe"] = str(wanted.dataset.path)
-    return wanted, parse(OmegaConf.create(base), Settings), folder
+    settings, refused = validate(OmegaConf.create(base), Settings)
+    return wanted, accept(settings, refused, check_prediction(settings, explicit) if settings else []), folder
 
 
 def run_folder(name: str) -> Path | None:
     """The run folder that a path names, itself or by its `model/`; None for any other model."""
     path = Path(name).expanduser()
     for folder in (path, path.parent if path.name == "model" else path):
-        if (folder / "config.yaml").is_file():
+        if (folder / RUN_CONFIG).is_file():
             return folder
     return None
 
@@ -69,19 +57,19 @@ def _faults(wanted: PredictSettings) -> Iterator[str]:
     if wanted.run is None:
         yield "run is not set. Set run=outputs/NAME, or run= a model folder, hub id or .gguf file."
     elif run_folder(wanted.run) is None:
-        yield from check_backbone_name(wanted.run, "run")
+        yield from checkpoint_faults(wanted.run, "run")
     elif not (Path(str(run_folder(wanted.run))) / "model").is_dir():
         yield f"run={wanted.run!r} holds no model (was it trained with checkpoint=disable, or stopped?). Name another."
     if wanted.dataset.path is None:
         yield "dataset.path is not set. Set dataset.path= the table to predict."
     else:
-        yield from check_table(table_path(wanted.dataset.path), "dataset.path")
+        yield from table_faults(wanted.dataset.path, "dataset.path")
 
 
-def _plain_config(model: str, config_dir: Path) -> dict[str, Any]:
+def _plain_config(model: str) -> dict[str, Any]:
     """Defaults for a model without a run: your own columns, and its own chat template unless you say otherwise."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir.absolute()), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose(
             "train",
             ["dataset=table", "lora=none", "dataset.prompt_column=prompt", "dataset.answer_column=answer",

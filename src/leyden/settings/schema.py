@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -51,6 +51,28 @@ class PredictDataset(Group):
     chat_template: bool | None = Field(description="As in dataset; null: as the run was trained.")
 
 
+class PredictTokenizer(Group):
+    """Changes of tokenizer; what is null is as the run was trained."""
+
+    max_length: int | None
+
+
+class PredictGeneration(Group):
+    """Changes of generation, with the ranges it has there; what is null is as the run was trained."""
+
+    min_length_inference: int | None
+    max_length_inference: int | None
+    batch_size_inference: int | None
+    max_time: float | None
+    do_sample: bool | None
+    num_beams: int | None
+    temperature: float | None
+    repetition_penalty: float | None
+    stop_tokens: str | None
+    top_k: int | None
+    top_p: float | None
+
+
 class PredictSettings(Group):
     """What predict.py needs beside the settings of the run."""
 
@@ -60,5 +82,5 @@ class PredictSettings(Group):
     cache: Literal["on", "off"] = Field(description="Keep converted weights for the next start.")
     debug: bool = Field(description="Show the traceback of an error.")
     dataset: PredictDataset
-    tokenizer: dict[str, Any] = Field(description="max_length, as in tokenizer; null: as the run was trained.")
-    generation: dict[str, Any] = Field(description="Keys of generation; null: as the run was trained.")
+    tokenizer: PredictTokenizer
+    generation: PredictGeneration

@@ -11,6 +11,7 @@ from leyden.settings.base import Group, OpenGroup, Text
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+DeviceId = Annotated[int, Field(ge=0)]
 
 
 class Optimizer(OpenGroup):
@@ -43,9 +44,9 @@ class Trainer(Group):
     evaluate_before_training: bool = Field(description="Evaluate once before the first update.")
     max_bad_steps: Count = Field(description="Stop after so many updates in a row without a finite gradient.")
     accelerator: Literal["auto", "cpu", "gpu"] = Field(description="Kind of device.")
-    devices: Literal["auto"] | Annotated[int, Field(ge=1)] | list[int] = Field(description="A count, or 0-based ids.")
+    devices: Literal["auto"] | Count | list[DeviceId] = Field(description="A count, or 0-based ids.")
     num_nodes: Count = Field(description="Machines.")
-    strategy: Text = Field(description="Lightning's word: auto, ddp.")
+    strategy: Literal["auto", "ddp"] = Field(description="auto: one process; ddp: several, with a copy each.")
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"] = Field(
         description="Lightning's word for the arithmetic."
     )

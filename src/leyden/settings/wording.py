@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from leyden.settings.base import OpenGroup
+
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_SHOWN = 80
+_INNER = re.compile(r"\.(_target_|scores|metrics|recommended(\..*)?)$")  # of YAML files, not of the command line
 _BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean X?` for the closest legal name, or nothing when none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]}?" if close else ""
+    """Return ` Did you mean X?` for the closest legal name, or nothing when none is close.
+
+    A key is sought in its own group first, then by its last word in every group.
+    """
+    group, _, word = name.rpartition(".")
+    names = sorted((key for key in known if key != name and not _INNER.search(key)), key=lambda key: key.count("."))
+    own = {key.rpartition(".")[2]: key for key in names if key.rpartition(".")[0] == group}
+    words = {key.rpartition(".")[2]: key for key in reversed(names)}
+    same = words.get(word)
+    for table, cutoff in ((own, 0.6), ({word: same} if same else {}, 1.0), (words, 0.75), (own, 0.4 if group else 1.0)):
+        if close := difflib.get_close_matches(word, list(table), n=1, cutoff=cutoff):
+            return f" Did you mean {table[close[0]]}?"
+    return ""
+
+
+def siblings(key: str, fields: Mapping[str, FieldInfo]) -> str:
+    """List what there is beside a key: ` lora has: r, alpha, …`."""
+    group = key.rpartition(".")[0]
+    while group and group not in fields:
+        group = group.rpartition(".")[0]
+    names = [name.rpartition(".")[2] for name in fields if name.rpartition(".")[0] == group]
+    return f" {group or 'The root'} has: {', '.join(names)}."
+
+
+def is_open(key: str, fields: Mapping[str, FieldInfo]) -> bool:
+    """Whether a key stands in a group that hands further keys on, such as `optimizer`."""
+    group = key.rpartition(".")[0]
+    while group:
+        if group in fields:
+            annotation = fields[group].annotation
+            kind = annotation
+            return get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, OpenGroup))
+        group = group.rpartition(".")[0]
+    return False
 
 
 def allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -32,11 +68,12 @@ def allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(value) for value in get_args(annotation))
     if origin is list:
-        return f"a list, each {allowed(get_args(annotation)[0])}"
+        return f"a list such as [a,b], each {allowed(get_args(annotation)[0])}"
     if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "a group of keys"
     words = [_NAMES.get(annotation, str(annotation))]
-    words += [f"{word} {getattr(m, name)}" for m in metadata for name, word in _BOUNDS if getattr(m, name, None) is not None]
+    limits = [(word, getattr(part, name, None)) for part in metadata for name, word in _BOUNDS]
+    words += [f"{word} {limit}" for word, limit in limits if limit is not None]
     if any(getattr(m, "min_length", 0) for m in metadata):
         words.append("not empty")
     return ", ".join(words)
@@ -52,8 +89,8 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
                 yield from fields_of(arm, f"{key}.")
 
 
-def faults_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Turn pydantic's errors into one sentence per setting, in the order of the schema."""
+def faults_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
+    """Turn pydantic's errors into one sentence per setting, by its key and in the order of the schema."""
     fields = dict(fields_of(model))
     sentences: dict[str, str] = {}
     for item in error.errors(include_url=False):
@@ -62,13 +99,12 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
         while key and key not in fields and item["type"] != "extra_forbidden":
             key = key.rpartition(".")[0]
         sentences.setdefault(key, _sentence(key, item["type"], item["input"], fields))
-    return list(sentences.values())
+    return sentences
 
 
 def _sentence(key: str, kind: str, value: Any, fields: dict[str, FieldInfo]) -> str:
     if kind == "extra_forbidden":
-        siblings = [name for name in fields if name.rpartition(".")[0] == key.rpartition(".")[0]]
-        return f"{key} is not a setting.{nearest(key, siblings) or nearest(key, fields)}"
+        return f"{key} is not a setting.{nearest(key, fields) or siblings(key, fields)}"
     field = fields[key]
     may_be = allowed(field.annotation, field.metadata)
     about = f" ({field.description.rstrip('.')})" if field.description else ""
@@ -81,4 +117,4 @@ def show(value: Any) -> str:
     """Write a value the way the command line takes it, shortened to 80 characters."""
     text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
     text = text or (repr(value) if isinstance(value, str) else str(value))
-    return text if len(text) <= 80 else text[:77] + "…"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

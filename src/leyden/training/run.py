@@ -118,12 +118,12 @@ def _assemble(
     backbone.train()
     seconds = {"load weights": time.perf_counter() - clock}
     data = TreeDataModule(
-        material.train,
-        material.validation,
-        Collator(attention.engine != "padded", pad_id(material.tokenizer)),
-        settings.trainer,
-        settings.seed,
-        settings.generation.batch_size_inference or settings.trainer.batch_size,
+        train=material.train,
+        validation=material.validation,
+        collator=Collator(attention.engine != "padded", pad_id(material.tokenizer)),
+        settings=settings.trainer,
+        seed=settings.seed,
+        evaluation_batch_size=settings.generation.batch_size_inference or settings.trainer.batch_size,
     )
     per_epoch = math.ceil(data.steps_per_epoch(world_size(settings.trainer)) / settings.trainer.grad_accumulation)
     updates = settings.trainer.epochs * per_epoch

@@ -32,16 +32,16 @@ def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequen
     strategy: str | Strategy = settings.strategy
     if strategy == "ddp":
         # Buffers are constants here, and broadcasting them would make ranks with unequal batches wait for each other.
-        strategy = DDPStrategy(find_unused_parameters=settings.find_unused_parameters, broadcast_buffers=False)
-    plugins = [_pure_precision(settings.precision)] if settings.precision in PURE_PRECISIONS else []
+        strategy = DDPStrategy(find_unused_parameters=settings.find_unused_parameters, forward_sync_buffers=False)
+    plugin = _pure_precision(settings.precision) if settings.precision in PURE_PRECISIONS else None
     try:
         return L.Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
             strategy=strategy,
-            precision=None if plugins else settings.precision,
-            plugins=plugins,
+            precision=None if plugin else settings.precision,
+            plugins=plugin,
             max_epochs=settings.epochs,
             accumulate_grad_batches=settings.grad_accumulation,
             gradient_clip_val=settings.gradient_clip or None,

@@ -1,0 +1,112 @@
+"""The command line: what it says, in which variants, and which of its words name nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from pydantic.fields import FieldInfo
+
+from leyden.settings.wording import is_open, nearest, siblings
+
+
+def read_overrides(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
+    """Parse arguments by Hydra's grammar; return those that can be read, and one sentence for each other one."""
+    parser = OverridesParser.create()
+    parsed, faults = [], []
+    for text in texts:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            if "=" not in text:
+                faults.append(f"{text}: this is no setting. Write key=value, such as lora.r=8.")
+            else:
+                cause = " ".join(str(error).split("\nSee ")[0].split())
+                faults.append(
+                    f"{text}: this cannot be read ({cause}). Close every bracket and quote; put a value with signs "
+                    "other than letters and digits in two pairs of quotes, such as \"key='<|a|>'\"."
+                )
+    return parsed, faults
+
+
+def typed_keys(overrides: Iterable[Override]) -> frozenset[str]:
+    """The keys that were typed: `lora.r=8` gives `lora.r`."""
+    return frozenset(override.key_or_group for override in overrides)
+
+
+def variants(overrides: Sequence[Override]) -> list[list[str]]:
+    """The command line with every sweep at its first value, and again for each other value of each sweep."""
+    choices = [_values(override) for override in overrides]
+    first = [values[0] for values in choices]
+    others = [
+        [*first[:place], value, *first[place + 1 :]] for place, values in enumerate(choices) for value in values[1:]
+    ]
+    return [first, *others]
+
+
+def misfits(overrides: Iterable[Override], folders: Sequence[Path], fields: Mapping[str, FieldInfo]) -> dict[str, str]:
+    """Overrides that name no setting, no group or no file of a group: text to sentence.
+
+    Args:
+        overrides: without sweeps.
+        folders: of the config groups.
+        fields: the settings there are, by key.
+    """
+    found = {str(override.input_line): _misfit(override, folders, fields) for override in overrides}
+    return {text: sentence for text, sentence in found.items() if sentence}
+
+
+def choices_of(folders: Iterable[Path], group: str) -> list[str]:
+    """The files of a config group that are meant to be chosen."""
+    files = [file for folder in folders for file in (folder / group).glob("*.yaml")]
+    return sorted({file.stem for file in files if not file.stem.startswith("_")})
+
+
+def is_group(folders: Iterable[Path], key: str) -> bool:
+    """Whether a key names a folder of config files."""
+    return any((folder / key).is_dir() for folder in folders)
+
+
+def as_list(override: Override) -> str:
+    """A sweep of values written as one list, for those who meant a list."""
+    return f"{override.get_key_element()}=[{override.get_value_string()}]"
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override() or not override.is_discrete_sweep():
+        return [override.input_line or ""]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _misfit(override: Override, folders: Sequence[Path], fields: Mapping[str, FieldInfo]) -> str:
+    key, text = override.key_or_group, str(override.input_line)
+    if key.split(".")[0].split("/")[0] == "hydra" or override.is_sweep_override():
+        return ""
+    if is_group(folders, key) and not isinstance(override.value(), dict):
+        return _wrong_choice(override, folders)
+    fault = ""
+    if "/" in key:
+        fault = f"{text}: {key} is no group of settings."
+    elif override.is_delete():
+        fault = f"{text}: a setting cannot be taken away. Leave it at its default, or give it a value."
+    elif key not in fields and not is_open(key, fields):
+        fault = f"{key} is not a setting.{nearest(key, fields) or siblings(key, fields)}"
+    elif (override.is_add() or override.is_force_add()) and not is_open(key, fields):
+        fault = f"{text}: {key} is there already. Leave out the plus sign."
+    return fault
+
+
+def _wrong_choice(override: Override, folders: Sequence[Path]) -> str:
+    group, value = override.key_or_group, override.value()
+    there = choices_of(folders, group)
+    allowed = f"Allowed: {', '.join(there)}." if there else f"There is no file in conf/{group} yet."
+    if override.is_delete() or override.is_add() or override.is_force_add():
+        return f"{override.input_line}: choose a file of conf/{group} by {group}=NAME. {allowed}"
+    if str(value) in there:
+        return ""
+    near = nearest(str(value), there) if isinstance(value, str) or value is None else ""
+    hint = " A hub id or path goes into backbone.name." if group == "backbone" and "/" in str(value) else ""
+    return f"{group}={override.get_value_string()} does not exist.{near} {allowed}{hint}"

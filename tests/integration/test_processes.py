@@ -1,0 +1,104 @@
+"""Two CPU processes against one: the same rows, cut in two, give the same weights and numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+RunCli = Callable[..., CompletedProcess[str]]
+WORDS = ["why", "a longer question", "so?", "is the answer longer than the question", "what of it"]
+DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Fourteen rows, eleven of them for training: the last step has three samples, one rank one of them."""
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["instruction", "output", "rejected"])
+        for row in range(14):
+            answer = f"{WORDS[(row * 3 + 1) % 5]} {row}" * (1 + row % 3)
+            writer.writerow([f"{row} {WORDS[row % 5]}", answer, f"no {WORDS[(row + 2) % 5]}"])
+    return path
+
+
+def train(run_cli: RunCli, table: Path, name: str, *overrides: str) -> CompletedProcess[str]:
+    return run_cli(
+        [
+            "train.py", "backbone=tiny", "dataset=table", f"dataset.train_dataframe={table}",
+            "dataset.prompt_column=instruction", "dataset.answer_column=output", "dataset.validation_size=0.2",
+            "lora.dropout=0", "generation.max_length_inference=3",
+            "trainer.epochs=2", "trainer.evaluation_epochs=0.5", f"experiment_name={name}", *overrides,
+        ]
+    )  # fmt: skip
+
+
+def numbers(folder: Path) -> dict[tuple[int, int, str], float]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = {(int(row["step"]), int(row["samples"]), row["name"]): float(row["value"]) for row in rows}
+    assert len(found) == len(rows), "a number was logged twice"
+    return {key: value for key, value in found.items() if key[2] != "train/tokens_per_second"}
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    ours, theirs = numbers(two), numbers(one)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert ours[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+    adapters = [load_file(folder / "model" / "adapter_model.safetensors") for folder in (one, two)]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, weight in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    assert max(weight.abs().max() for name, weight in adapters[0].items() if "lora_B" in name) > 1e-3
+    assert json.loads((two / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("problem", ["causal_lm", "dpo"])
+def test_two_processes_equal_one(problem: str, run_cli: RunCli, table: Path, tmp_path: Path) -> None:
+    """Effective batches of four, as 4 x 1 and as 2 processes x 1 row x 2 batches; one of the two is padded."""
+    # A large eps: without it AdamW turns the rounding of gradients near zero into steps of full size.
+    smooth = ["optimizer.eps=0.01", "optimizer.learning_rate=0.1"]
+    pair = ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.gradient_clip=0.5"]
+    common = [*smooth, *(pair if problem == "dpo" else [])]
+    padded = ["backbone.attention_implementation=sdpa"] if problem == "dpo" else []
+    one = train(run_cli, table, "one", *common, "trainer=cpu", "trainer.batch_size=4")
+    assert one.returncode == 0, one.stderr
+    two = train(run_cli, table, "two", *common, *DDP, *padded, "trainer.batch_size=1", "trainer.grad_accumulation=2")
+    assert two.returncode == 0, two.stderr
+    assert_same_run(tmp_path / "outputs" / "one", tmp_path / "outputs" / "two")
+
+
+def test_a_sweep_of_jobs_with_two_processes_each(run_cli: RunCli, table: Path, tmp_path: Path) -> None:
+    """Under `-m` each job trains with its own values in all its processes; one validation row leaves a rank without."""
+    fourteen = ["dataset.validation_size=0.08", "trainer.batch_size=3", "trainer.epochs=1"]
+    done = train(run_cli, table, "sweep", *DDP, *fourteen, "optimizer.learning_rate=1e-2,1e-3", "-m")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "sweep"
+    for job, rate in (("0", 1e-2), ("1", 1e-3)):
+        found = numbers(folder / job)
+        assert found[(1, 6, "train/learning_rate")] == rate
+        assert max(samples for _, samples, _ in found) == 13
+        assert (folder / job / "model" / "adapter_model.safetensors").is_file()
+
+
+def test_all_processes_give_up_together(run_cli: RunCli, table: Path) -> None:
+    """A rate that blows the weights up: no update can be applied any more, on both ranks; exit code 2."""
+    overrides = ["optimizer.learning_rate=1e30", "trainer.max_bad_steps=2", "trainer.epochs=5", "trainer.batch_size=1"]
+    done = train(run_cli, table, "bad", *DDP, *overrides)
+    assert done.returncode == 2, done.stderr
+    assert "2 updates in a row could not be applied (trainer.max_bad_steps=2)" in done.stderr
+    assert "Traceback" not in done.stderr
+    log = next(line for line in done.stderr.splitlines() if "was not applied" in line)
+    assert "of the training table" in log
+    assert log.count(",") >= 1, "the rows of both ranks are named"

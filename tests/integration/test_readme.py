@@ -1,0 +1,286 @@
+"""What the README says is true: its commands, its lists, its links, its snippet, its tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from hydra._internal.utils import get_args_parser
+
+from leyden.artifacts.job import run_job
+from leyden.settings.command import Entry, check_command
+from leyden.settings.composition import compose_config
+from leyden.settings.errors import ConfigError
+from leyden.settings.read import read
+from leyden.settings.read_predict import read_predict
+from leyden.settings.schema import PredictSettings, Settings
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+Blocks = Callable[..., list[str]]
+
+TINY = ["backbone=tiny", "tokenizer.max_length=256", "generation.max_length_inference=4", "trainer.progress=none"]
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"^(?:\.venv/bin/)?python ((?:train|predict)\.py.*)$")
+WITHOUT_LEYDEN = "import sys\nsys.modules['leyden'] = None\n"  # from here on, any import of it fails
+TREE_LINE = re.compile(r"^(?P<indent>(?:  )*)(?P<name>\S+)(?: {2,}(?P<words>\S.*))?$")
+
+
+@pytest.fixture(scope="module")
+def readme(documents: dict[str, str]) -> str:
+    return documents["README.md"]
+
+
+@pytest.fixture(scope="module")
+def commands(documents: dict[str, str], code_blocks: Blocks, project_root: Path) -> list[list[str]]:
+    """Every command of the documents and notebooks that starts train.py or predict.py, as arguments."""
+    texts = list(documents.values())
+    for notebook in (project_root / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        texts += ["\n" + "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    lines = [line for text in texts for block in code_blocks(text) for line in block.splitlines()]
+    found = [shlex.split(match[1], comments=True) for line in lines if (match := COMMAND.match(line.strip()))]
+    assert len(found) > 20
+    return found
+
+
+def write_table(path: Path, columns: dict[str, list[str]]) -> None:
+    frame = pd.DataFrame(columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
+    if path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        writers[path.suffix](path, index=False)
+
+
+def make_tables(arguments: list[str], folder: Path) -> list[Path]:
+    """Make the tables that a command names, with every column that it names, twelve rows each."""
+    columns: dict[str, list[str]] = {}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        for name in value.strip("[]").split(",") if key.endswith("_column") else ():
+            columns[name] = [f"{name} number {row}" for row in range(12)]
+            if key == "dataset.parent_id_column":
+                columns[name] = [""] * 12
+    columns = columns or {"question": [f"Question {row}?" for row in range(12)]}
+    paths = [folder / argument.partition("=")[2] for argument in arguments]
+    tables = [path for path in paths if path.suffix in {".csv", ".parquet", ".jsonl"}]
+    for table in tables:
+        write_table(table, columns)
+    return tables
+
+
+@pytest.fixture(scope="module")
+def first_screen(
+    commands: list[list[str]], run_cli: Cli, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """The two commands of the first screen for an own table, as they stand, on the tiny backbone."""
+    folder = tmp_path_factory.mktemp("first-screen")
+    train = next(command for command in commands if "dataset.train_dataframe=my.csv" in command)
+    predict = next(command for command in commands if command[0] == "predict.py")
+    assert "run=outputs/mine" in predict
+    make_tables(train, folder)
+    trained = run_cli([*train, *TINY], cwd=folder)
+    make_tables(predict, folder)
+    predicted = run_cli(predict, cwd=folder)
+    return SimpleNamespace(folder=folder, run=folder / "outputs" / "mine", trained=trained, predicted=predicted)
+
+
+def test_first_screen_is_enough_to_start(readme: str, first_screen: SimpleNamespace) -> None:
+    first = "\n".join(readme.splitlines()[:40])
+    for words in ("make train", "make test", "python train.py problem=dpo backbone=llama", "my.csv", "predict.py"):
+        assert words in first
+    assert first_screen.trained.returncode == 0, first_screen.trained.stderr
+    assert first_screen.predicted.returncode == 0, first_screen.predicted.stderr
+    predictions = pd.read_csv(first_screen.run / "predictions" / "new" / "predictions.csv")
+    assert predictions["question"].tolist() == [f"Question {row}?" for row in range(12)]
+    assert {"prompt_text", "target", "prediction"} <= set(predictions.columns)
+
+
+def test_run_folder_is_the_one_described(readme: str, first_screen: SimpleNamespace) -> None:
+    section = readme.split("## What a run leaves behind")[1].split("\n## ")[0]
+    rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    described = {name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert described == {path.name for path in first_screen.run.iterdir() if path.name != "predictions"}
+
+
+@pytest.mark.slow
+def test_model_loads_without_leyden(readme: str, code_blocks: Blocks, first_screen: SimpleNamespace) -> None:
+    (snippet,) = [code for code in code_blocks(readme, "python") if "AutoPeftModelForCausalLM" in code]
+    assert "outputs/NAME/model" in snippet
+    code = WITHOUT_LEYDEN + snippet.replace("outputs/NAME", "outputs/mine")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
+        cwd=first_screen.folder, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (first_screen.folder / "merged" / "model.safetensors").is_file()
+
+
+def test_every_command_is_accepted(
+    commands: list[list[str]], first_screen: SimpleNamespace, project_root: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copytree(first_screen.run, tmp_path / "outputs" / "NAME")
+    shutil.copytree(first_screen.run, tmp_path / "outputs" / "first")
+    shutil.copytree(first_screen.run, tmp_path / "outputs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    entries = {
+        "train.py": Entry("train", project_root / "conf", Settings, read),
+        "predict.py": Entry("predict", project_root / "conf", PredictSettings, read_predict),
+    }
+    for script, *arguments in commands:
+        make_tables(arguments, tmp_path)
+        try:
+            check_command(get_args_parser().parse_args(arguments), entries[script])
+        except ConfigError as error:
+            pytest.fail(f"{script} {' '.join(arguments)}\n{error}")
+
+
+def test_a_command_with_a_fault_is_not_accepted(project_root: Path) -> None:
+    arguments = get_args_parser().parse_args(["lora.rank=8"])
+    with pytest.raises(ConfigError, match=r"lora\.rank"):
+        check_command(arguments, Entry("train", project_root / "conf", Settings, read))
+
+
+def test_the_error_shown_is_the_error_given(readme: str, code_blocks: Blocks, run_cli: Cli) -> None:
+    (block,) = code_blocks(readme, "console")
+    prompt, _, shown = block.partition("\n")
+    done = run_cli(shlex.split(prompt.removeprefix("$ python ")))
+    assert done.returncode == 2
+    assert done.stderr == shown
+
+
+def test_groups_and_choices_are_those_of_conf(readme: str, project_root: Path) -> None:
+    section = readme.split("## How a command is put together")[1].split("```")[0]
+    rows = [row.split("|")[1:3] for row in section.splitlines() if row.startswith("| `")]
+    described = {
+        re.findall(r"`([^`]+)`", group)[0]: set(re.findall(r"`([^`]+)`", choices.replace("for `causal_lm`", "").replace(
+            "for `dpo`", ""))) for group, choices in rows
+    }  # fmt: skip
+    conf = project_root / "conf"
+    there: dict[str, set[str]] = {}
+    for file in conf.rglob("*.yaml"):
+        group = file.parent.relative_to(conf).as_posix()
+        if group not in (".", "dataset/columns") and not file.stem.startswith("_"):
+            there.setdefault(group, set()).add(file.stem)
+    assert described == there
+
+
+def test_make_targets_exist(documents: dict[str, str], project_root: Path) -> None:
+    makefile = (project_root / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE))
+    code = "\n".join(re.findall(r"`+[^`]+`+", "\n".join(documents.values())))
+    named = set(re.findall(r"\bmake (?:[A-Z]+=\S+ )*([a-z]+)\b", code))
+    assert {"train", "test", "check"} <= named
+    assert named <= targets
+
+
+def test_links_lead_somewhere(documents: dict[str, str], project_root: Path) -> None:
+    links = [(name, link) for name, text in documents.items() for link in LINK.findall(text)]
+    local = [(name, link) for name, link in links if "://" not in link]
+    assert len(local) > 10
+    for name, link in local:
+        path, _, anchor = link.partition("#")
+        target = (project_root / name).parent / path if path else project_root / name
+        assert target.exists(), f"{name} links to {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{name} links to {link}"
+
+
+def test_nothing_is_left_open(documents: dict[str, str]) -> None:
+    for name, text in documents.items():
+        assert not re.search(r"\bNN\b|\bTODO\b|\bTBD\b", text), name
+        starts, ends = text.count("<!-- measured: start -->"), text.count("<!-- measured: end -->")
+        assert starts == ends <= 1, name
+
+
+def tree_of(text: str) -> dict[str, str]:
+    """Path to words of every line of the README's tree; folders end with a slash."""
+    block = text.split("## The tree")[1].split("```\n")[1]
+    folders: list[str] = []
+    tree: dict[str, str] = {}
+    for line in block.splitlines():
+        match = TREE_LINE.match(line)
+        assert match, f"no line of a tree: {line!r}"
+        folders = folders[: len(match["indent"]) // 2]
+        tree["".join([*folders, match["name"]])] = match["words"] or ""
+        if match["name"].endswith("/"):
+            folders.append(match["name"])
+    return tree
+
+
+def test_tree_is_the_one_on_disk(readme: str, project_root: Path) -> None:
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(listing, cwd=project_root, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    there = {name for name in done.stdout.split("\0") if name and (project_root / name).is_file()}
+    tree = tree_of(readme)
+    shown = {path for path in tree if not path.endswith("/")}
+    assert shown == there, f"add to the README's tree: {sorted(there - shown)}; remove: {sorted(shown - there)}"
+    silent = [path for path in shown if not tree[path]]
+    assert not silent, f"no words about {silent}"
+    assert max(len(line) for line in readme.split("## The tree")[1].splitlines()) <= 120
+
+
+def test_the_tree_is_read_as_it_is_drawn() -> None:
+    text = "## The tree\n\n```\na.py  one\nb/\n  c/    two\n    d.py  three\n  e.py  four\n```\n"
+    assert tree_of(text) == {"a.py": "one", "b/": "", "b/c/": "two", "b/c/d.py": "three", "b/e.py": "four"}
+
+
+def recipes(root: Path) -> list[str]:
+    return sorted(file.stem for file in (root / "conf" / "experiment").glob("*.yaml"))
+
+
+RECIPES = recipes(Path(__file__).resolve().parents[2])
+
+
+def test_recipes_are_few_and_short(project_root: Path) -> None:
+    assert len(RECIPES) >= 2
+    texts = [(project_root / "conf" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8") for name in RECIPES]
+    assert all(len(text.splitlines()) < 20 for text in texts)
+    lines = [{line.strip() for line in text.splitlines() if ": " in line} for text in texts]
+    assert all(not {line for line in first & second if "override" not in line} for first, second in pairwise(lines))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_trains_and_holds_differences_only(name: str, project_root: Path, tmp_path: Path) -> None:
+    conf = project_root / "conf"
+    small = [*TINY, "dataset.data_sample=0.05", f"output_directory={tmp_path}", "experiment_name=run"]
+    config, faults = compose_config("train", [f"experiment={name}", *small], conf)
+    assert config is not None
+    assert not faults
+    run_job(read(config))
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["final"]["step"] > 0
+
+    recipe = (conf / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    groups = [f"{group}={choice}" for group, choice in re.findall(r"- override /(\S+): (\S+)", recipe)]
+    plain, _ = compose_config("train", groups, conf)
+    chosen, _ = compose_config("train", [f"experiment={name}"], conf)
+    assert plain is not None
+    assert chosen is not None
+    keys = [line.strip().partition(":")[0] for line in recipe.splitlines() if re.match(r"\s+\w+: \S", line)]
+    values = leaves(chosen)
+    changed = {key for key, value in values.items() if leaves(plain).get(key) != value}
+    assert sorted(key.rpartition(".")[2] for key in changed) == sorted(keys)
+
+
+def leaves(config: object, prefix: str = "") -> dict[str, object]:
+    items = getattr(config, "items", None)
+    if items is None:
+        return {prefix: config}
+    return {key: value for name, inner in items() for key, value in leaves(inner, f"{prefix}.{name}").items()}

@@ -1,0 +1,159 @@
+"""Every file of conf: it composes, validates with every other choice, and agrees with the schema key by key."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.settings.checks import check
+from leyden.settings.composition import compose_config
+from leyden.settings.overrides import choices_of
+from leyden.settings.read import dump, parse
+from leyden.settings.schema import PredictSettings, Settings
+from leyden.settings.wording import fields_of, is_open
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+FILES = sorted(CONF.rglob("*.yaml"))
+PARTS = [file for file in FILES if file.parent != CONF and not file.stem.startswith("_")]
+FIELDS = dict(fields_of(Settings))
+WITHOUT_PACKAGE = {"train.yaml", "predict.yaml"}
+TABLE = ["dataset.train_dataframe=a.csv", "dataset.prompt_column=q", "dataset.answer_column=a"]
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    config, faults = compose_config(name, overrides, CONF)
+    assert config is not None, faults
+    assert not faults
+    return config
+
+
+def choice(file: Path) -> list[str]:
+    """The overrides that choose a file of conf."""
+    group = file.parent.relative_to(CONF).as_posix()
+    if group == "dataset/columns":
+        problem = next(name for name in choices_of([CONF], "problem") if file.stem.endswith(f"_{name}"))
+        return [f"dataset={file.stem.removesuffix(f'_{problem}')}", f"problem={problem}"]
+    if group == "problem/loss":
+        scores = yaml.safe_load(file.read_text(encoding="utf-8"))["scores"]
+        return [f"problem={'dpo' if scores == 'pair' else 'causal_lm'}", f"{group}={file.stem}"]
+    return [f"{group}={file.stem}", *(TABLE if file.stem == "table" else [])]
+
+
+def keys_of(tree: Any, prefix: str) -> dict[str, Any]:
+    """Every key of a YAML file with its value, without defaults lists."""
+    if not isinstance(tree, dict) or (prefix in FIELDS and not list(_below(prefix))):
+        return {prefix: tree}
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if name not in ("defaults", "hydra"):
+            found |= keys_of(value, f"{prefix}.{name}".lstrip("."))
+    return found
+
+
+def fields_of_predict() -> dict[str, Any]:
+    return dict(fields_of(PredictSettings))
+
+
+def _below(key: str) -> list[str]:
+    return [name for name in FIELDS if name.startswith(f"{key}.")]
+
+
+def imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def test_there_are_files() -> None:
+    assert len(FILES) > 35
+    assert len(PARTS) > 30
+
+
+@pytest.mark.parametrize("file", PARTS, ids=lambda file: file.relative_to(CONF).as_posix())
+def test_every_choice_composes_and_validates(file: Path) -> None:
+    settings = parse(composed(*choice(file)), Settings)
+    Settings.model_validate(dump(settings))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(CONF).as_posix())
+def test_every_file_sets_settings_only_and_explains_itself(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    tree = yaml.safe_load(text) or {}
+    package = "" if "# @package _global_" in text else file.parent.relative_to(CONF).as_posix().replace("/", ".")
+    fields = FIELDS
+    if file.name == "predict.yaml":
+        fields = fields_of_predict()
+    keys = keys_of(tree, package if file.name not in WITHOUT_PACKAGE else "")
+    assert keys or set(tree) == {"defaults"}
+    unknown = [key for key in keys if key and key not in fields and not is_open(key, fields)]
+    assert not unknown
+    stands_alone = file.parent.name not in ("loss", "schedule")
+    assert "#" in text or not stands_alone, f"{file.name} has no comment"
+
+
+def test_every_setting_has_its_default_in_a_file() -> None:
+    config = composed("problem=dpo", "problem/loss=simpo")
+    optional = {
+        "problem.loss.gamma",
+        "problem.loss.beta",
+        "problem.loss.nll_weight",
+        "schedule.min_learning_rate_ratio",
+    }
+    absent = {key for key in FIELDS if OmegaConf.select(config, key, default="absent") == "absent"}
+    assert absent <= optional, sorted(absent)
+    predict = composed(name="predict")
+    absent = {key for key in fields_of_predict() if OmegaConf.select(predict, key, default="absent") == "absent"}
+    assert not absent
+
+
+def test_all_choices_go_together() -> None:
+    """Groups are composed one by one and combined as trees: composing every combination would take minutes."""
+    groups = {group: choices_of([CONF], group) for group in ("lora", "optimizer", "schedule", "trainer", "checkpoint")}
+    trees = {
+        group: {name: OmegaConf.to_container(composed(f"{group}={name}"))[group] for name in names}  # type: ignore[index,call-overload]
+        for group, names in groups.items()
+    }
+    count = 0
+    for problem, loss in itertools.product(choices_of([CONF], "problem"), choices_of([CONF], "problem/loss")):
+        base = OmegaConf.to_container(composed("backbone=tiny", f"problem={problem}", f"problem/loss={loss}"))
+        assert isinstance(base, dict)
+        fits = base["problem"]["scores"] == base["problem"]["loss"]["scores"]
+        for names in itertools.product(*groups.values()):
+            chosen = {group: trees[group][name] for group, name in zip(groups, names, strict=True)}
+            settings = parse(OmegaConf.create({**base, **chosen}), Settings)
+            faults = check(settings)
+            assert [fault for fault in faults if "problem/loss" in fault] == faults, (problem, loss, names, faults)
+            assert bool(faults) is not fits, (problem, loss, names, faults)
+            count += 1
+    assert count >= 2 * 8 * 4 * 3 * 4
+
+
+@pytest.mark.parametrize("file", [file for file in PARTS if "_target_" in file.read_text(encoding="utf-8")], ids=str)
+def test_the_knobs_of_a_target_are_its_parameters(file: Path) -> None:
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    ours = {"_target_", "defaults", "scores", "metrics", "recommended", "loss", "learning_rate", "warmup_epochs",
+            "min_learning_rate_ratio"}  # fmt: skip
+    parameters = inspect.signature(imported(tree["_target_"])).parameters
+    unknown = set(tree) - ours - set(parameters)
+    assert not unknown, f"{tree['_target_']} takes no {sorted(unknown)}"
+    if "min_learning_rate_ratio" in tree:
+        assert "floor" in parameters
+    knobs = {name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    if file.parent.name == "loss":
+        assert knobs <= set(tree), f"{file.name} leaves out {sorted(knobs - set(tree))}"
+
+
+def test_the_metrics_of_a_problem_exist() -> None:
+    from leyden.problem import metrics
+
+    for name in choices_of([CONF], "problem"):
+        for metric in composed(f"problem={name}").problem.metrics:
+            assert callable(getattr(metrics, metric)), metric
+    for name in choices_of([CONF], "metric"):
+        assert composed(f"metric={name}").metric.name == name
