@@ -112,25 +112,31 @@ def test_every_setting_has_its_default_in_a_file() -> None:
     assert not absent
 
 
+def tree_of(config: DictConfig) -> dict[str, Any]:
+    tree = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
 def test_all_choices_go_together() -> None:
     """Groups are composed one by one and combined as trees: composing every combination would take minutes."""
     groups = {group: choices_of([CONF], group) for group in ("lora", "optimizer", "schedule", "trainer", "checkpoint")}
-    trees = {
-        group: {name: OmegaConf.to_container(composed(f"{group}={name}"))[group] for name in names}  # type: ignore[index,call-overload]
-        for group, names in groups.items()
-    }
     count = 0
-    for problem, loss in itertools.product(choices_of([CONF], "problem"), choices_of([CONF], "problem/loss")):
-        base = OmegaConf.to_container(composed("backbone=tiny", f"problem={problem}", f"problem/loss={loss}"))
-        assert isinstance(base, dict)
-        fits = base["problem"]["scores"] == base["problem"]["loss"]["scores"]
-        for names in itertools.product(*groups.values()):
-            chosen = {group: trees[group][name] for group, name in zip(groups, names, strict=True)}
-            settings = parse(OmegaConf.create({**base, **chosen}), Settings)
-            faults = check(settings)
-            assert [fault for fault in faults if "problem/loss" in fault] == faults, (problem, loss, names, faults)
-            assert bool(faults) is not fits, (problem, loss, names, faults)
-            count += 1
+    for problem in choices_of([CONF], "problem"):
+        chosen = ["backbone=tiny", f"problem={problem}"]
+        trees = {
+            group: [tree_of(composed(*chosen, f"{group}={name}"))[group] for name in names]
+            for group, names in groups.items()
+        }
+        for loss in choices_of([CONF], "problem/loss"):
+            base = tree_of(composed(*chosen, f"problem/loss={loss}"))
+            fits = base["problem"]["scores"] == base["problem"]["loss"]["scores"]
+            for parts in itertools.product(*trees.values()):
+                settings = Settings.model_validate({**base, **dict(zip(trees, parts, strict=True))})
+                faults = check(settings)
+                assert len(faults) == (not fits), (problem, loss, parts, faults)
+                assert all("problem/loss" in fault for fault in faults), (problem, loss, parts, faults)
+                count += 1
     assert count >= 2 * 8 * 4 * 3 * 4
 
 

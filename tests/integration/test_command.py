@@ -42,7 +42,7 @@ def imports_and_time(project_root: Path, folder: Path, script: str, *arguments: 
     ("script", "arguments", "part"),
     [
         ("train.py", ["--help"], "python train.py problem=dpo"),
-        ("train.py", BAD, "5 config errors"),
+        ("train.py", BAD, "4 config errors"),
         ("train.py", ["--cfg", "job", "lora.r=7"], "r: 7"),
         ("predict.py", ["--help"], "run=outputs/NAME"),
         ("predict.py", [], "2 config errors"),

@@ -12,11 +12,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from leyden.artifacts.job import run_job
+from leyden.settings.composition import compose_config
+from leyden.settings.errors import TrainingError
+from leyden.settings.read import read
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 RunCli = Callable[..., CompletedProcess[str]]
 WORDS = ["why", "a longer question", "so?", "is the answer longer than the question", "what of it"]
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def workers_find_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
 
 
 @pytest.fixture
@@ -32,15 +43,22 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def train(run_cli: RunCli, table: Path, name: str, *overrides: str) -> CompletedProcess[str]:
-    return run_cli(
-        [
-            "train.py", "backbone=tiny", "dataset=table", f"dataset.train_dataframe={table}",
-            "dataset.prompt_column=instruction", "dataset.answer_column=output", "dataset.validation_size=0.2",
-            "lora.dropout=0", "generation.max_length_inference=3",
-            "trainer.epochs=2", "trainer.evaluation_epochs=0.5", f"experiment_name={name}", *overrides,
-        ]
-    )  # fmt: skip
+def overrides_of(table: Path, folder: Path, *overrides: str) -> list[str]:
+    return [
+        "backbone=tiny", "dataset=table", f"dataset.train_dataframe={table}", "dataset.prompt_column=instruction",
+        "dataset.answer_column=output", "dataset.validation_size=0.2", "lora.dropout=0",
+        "generation.max_length_inference=3", "trainer.epochs=2", "trainer.evaluation_epochs=0.5",
+        f"output_directory={folder.parent}", f"experiment_name={folder.name}", *overrides,
+    ]  # fmt: skip
+
+
+def train(table: Path, folder: Path, *overrides: str) -> Path:
+    """A whole job, started from this process: what it starts itself are processes of their own."""
+    config, faults = compose_config("train", overrides_of(table, folder, *overrides), ROOT / "conf")
+    assert not faults
+    assert config is not None
+    run_job(read(config))
+    return folder
 
 
 def numbers(folder: Path) -> dict[tuple[int, int, str], float]:
@@ -65,26 +83,27 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 @pytest.mark.parametrize("problem", ["causal_lm", "dpo"])
-def test_two_processes_equal_one(problem: str, run_cli: RunCli, table: Path, tmp_path: Path) -> None:
-    """Effective batches of four, as 4 x 1 and as 2 processes x 1 row x 2 batches; one of the two is padded."""
+def test_two_processes_equal_one(problem: str, table: Path, tmp_path: Path) -> None:
+    """Effective batches of four: 4 x 1, and 2 processes x 1 row x 2 batches; for pairs, padded against packed."""
     # A large eps: without it AdamW turns the rounding of gradients near zero into steps of full size.
-    smooth = ["optimizer.eps=0.01", "optimizer.learning_rate=0.1"]
-    pair = ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.gradient_clip=0.5"]
-    common = [*smooth, *(pair if problem == "dpo" else [])]
-    padded = ["backbone.attention_implementation=sdpa"] if problem == "dpo" else []
-    one = train(run_cli, table, "one", *common, "trainer=cpu", "trainer.batch_size=4")
-    assert one.returncode == 0, one.stderr
-    two = train(run_cli, table, "two", *common, *DDP, *padded, "trainer.batch_size=1", "trainer.grad_accumulation=2")
-    assert two.returncode == 0, two.stderr
-    assert_same_run(tmp_path / "outputs" / "one", tmp_path / "outputs" / "two")
+    common = ["optimizer.eps=0.01", "optimizer.learning_rate=0.1"]
+    padded = []
+    if problem == "dpo":
+        common += ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.gradient_clip=0.5"]
+        padded = ["backbone.attention_implementation=sdpa"]
+    cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
+    one = train(table, tmp_path / "one", *common, "trainer=cpu", "trainer.batch_size=4")
+    two = train(table, tmp_path / "two", *common, *DDP, *padded, *cut)
+    assert_same_run(one, two)
 
 
 def test_a_sweep_of_jobs_with_two_processes_each(run_cli: RunCli, table: Path, tmp_path: Path) -> None:
     """Under `-m` each job trains with its own values in all its processes; one validation row leaves a rank without."""
-    fourteen = ["dataset.validation_size=0.08", "trainer.batch_size=3", "trainer.epochs=1"]
-    done = train(run_cli, table, "sweep", *DDP, *fourteen, "optimizer.learning_rate=1e-2,1e-3", "-m")
+    small = ["dataset.validation_size=0.08", "trainer.batch_size=3", "trainer.epochs=1"]
+    folder = tmp_path / "sweep"
+    done = run_cli(["train.py", *overrides_of(table, folder, *DDP, *small, "optimizer.learning_rate=1e-2,1e-3", "-m")])
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "outputs" / "sweep"
+    assert "Warning" not in done.stderr
     for job, rate in (("0", 1e-2), ("1", 1e-3)):
         found = numbers(folder / job)
         assert found[(1, 6, "train/learning_rate")] == rate
@@ -92,13 +111,14 @@ def test_a_sweep_of_jobs_with_two_processes_each(run_cli: RunCli, table: Path, t
         assert (folder / job / "model" / "adapter_model.safetensors").is_file()
 
 
-def test_all_processes_give_up_together(run_cli: RunCli, table: Path) -> None:
+def test_all_processes_give_up_together(table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A rate that blows the weights up: no update can be applied any more, on both ranks; exit code 2."""
-    overrides = ["optimizer.learning_rate=1e30", "trainer.max_bad_steps=2", "trainer.epochs=5", "trainer.batch_size=1"]
-    done = train(run_cli, table, "bad", *DDP, *overrides)
-    assert done.returncode == 2, done.stderr
-    assert "2 updates in a row could not be applied (trainer.max_bad_steps=2)" in done.stderr
-    assert "Traceback" not in done.stderr
-    log = next(line for line in done.stderr.splitlines() if "was not applied" in line)
-    assert "of the training table" in log
-    assert log.count(",") >= 1, "the rows of both ranks are named"
+    bad = ["optimizer.learning_rate=1e30", "trainer.max_bad_steps=2", "trainer.epochs=5", "trainer.batch_size=1"]
+    with pytest.raises(TrainingError, match="code 2"):
+        train(table, tmp_path / "bad", *DDP, *bad)
+    said = capfd.readouterr().err
+    assert "2 updates in a row could not be applied (trainer.max_bad_steps=2)" in said
+    assert "Traceback" not in said
+    line = next(line for line in said.splitlines() if "was not applied" in line)
+    assert "of the training table" in line
+    assert "lines " in line, "the rows of both ranks are named"

@@ -178,6 +178,7 @@ def test_positions_count_batches_that_were_used_not_those_read_ahead(workers: in
         again.load_state_dict(states[position])
         assert again.state_dict() == states[position]  # also before its first batch
         assert list(again) == whole[position:]
+        assert list(again) == whole
         again.batch_sampler.set_epoch(1)
         assert again.state_dict() == {"epoch": 1, "consumed": 0}
         assert list(again) == [step[0] for step in steps(23, 3, 1, 1)]

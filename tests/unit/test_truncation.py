@@ -190,6 +190,21 @@ def test_a_long_answer_leaves_the_prompt_its_share() -> None:
     assert talk.cut == {"prompt": 1, "answer": 1}
 
 
+def test_a_long_system_text_gives_way_before_the_shares_of_prompt_and_answer() -> None:
+    # 26 tokens less 6 of frames; a quarter of 20 is 5 for the prompt and 5 for the answer
+    talk = fit_conversation(Markers(), ids(300, 40), [TurnTexts(ids(100, 30), (ids(200, 30),))], 26)
+    assert talk.system == [SYSTEM, *ids(300, 10), EOS]
+    assert talk.turns[0].prompt == [PROMPT, *ids(125, 5), EOS, SEPARATOR]
+    assert talk.turns[0].answers == (ids(200, 5),)
+    assert talk.cut == {"system": 1, "prompt": 1, "answer": 1}
+
+
+def test_a_generation_prompt_keeps_no_room_for_the_end_of_an_answer() -> None:
+    talk = fit_conversation(Markers(), [], [TurnTexts(ids(10, 6), ())], 9)
+    assert talk.history == [PROMPT, *ids(10, 6), EOS, SEPARATOR]
+    assert not talk.cut
+
+
 def test_the_oldest_turns_go_first() -> None:
     turns = [TurnTexts([n], ([10 + n],)) for n in range(4)]  # 6 tokens each
     talk = fit_conversation(Markers(), [], turns, 13)

@@ -1,0 +1,163 @@
+"""The documents against the code: the drawn tree, the examples of how to extend, the papers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from leyden.artifacts.job import run_job
+from leyden.backbone.segments import visible
+from leyden.problem import losses, metrics
+from leyden.problem.scores import AnswerScores, Pair
+from leyden.settings.composition import compose_config
+from leyden.settings.read import read
+
+Blocks = Callable[..., list[str]]
+TINY = [
+    "backbone=tiny", "dataset.data_sample=0.05", "tokenizer.max_length=256", "generation.max_length_inference=4",
+    "trainer.progress=none", "experiment_name=run",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def architecture(documents: dict[str, str]) -> str:
+    return documents["docs/architecture.md"]
+
+
+@pytest.fixture
+def extended(
+    architecture: str, code_blocks: Blocks, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The examples put where their first line says; gives the folder of settings that has them."""
+    conf = tmp_path / "conf"
+    shutil.copytree(project_root / "conf", conf)
+    files = {}
+    for block in code_blocks(architecture):
+        first, _, rest = block.partition("\n")
+        if re.fullmatch(r"# (conf|src)/\S+", first):
+            files[first.removeprefix("# ")] = rest
+    assert len(files) == 7
+    for name, text in files.items():
+        if name.startswith("conf/"):
+            assert not (project_root / name).exists(), f"{name} is no longer an example"
+            (tmp_path / name).write_text(text, encoding="utf-8")
+            continue
+        module = name.removeprefix("src/").removesuffix(".py").replace("/", ".")
+        if (project_root / name).is_file():
+            there = import_module(module)
+            namespace = dict(vars(there))
+            exec(compile(text, name, "exec"), namespace)
+            (function,) = re.findall(r"^def (\w+)", text, re.MULTILINE)
+            assert not hasattr(there, function), f"{function} is no longer an example"
+            monkeypatch.setattr(there, function, namespace[function], raising=False)
+        else:
+            new = ModuleType(module)
+            monkeypatch.setitem(sys.modules, module, new)
+            exec(compile(text, name, "exec"), vars(new))
+    yield conf
+    metrics.METRICS.pop("bits_per_token", None)
+
+
+def train(conf: Path, folder: Path, *overrides: str) -> dict[str, float]:
+    config, faults = compose_config("train", [*TINY, f"output_directory={folder}", *overrides], conf)
+    assert config is not None
+    assert not faults
+    run_job(read(config))
+    final: dict[str, float] = json.loads((folder / "run" / "results.json").read_text())["final"]
+    return final
+
+
+def test_example_loss_is_its_formula_and_trains(extended: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    chosen, rejected, *reference = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    tokens = torch.ones(5)
+    pair = Pair(AnswerScores(chosen, rejected, tokens, tokens), lambda: AnswerScores(*reference, tokens, tokens))
+    h = 0.2 * ((chosen - reference[0]) - (rejected - reference[1]))
+    expected = (0.9 * torch.log(1 + torch.exp(-h)) - 0.1 * torch.log(1 + torch.exp(h))) / 0.8
+    torch.testing.assert_close(losses.robust_dpo(pair, beta=0.2, label_noise=0.1), expected)
+    torch.testing.assert_close(losses.robust_dpo(pair, beta=0.2, label_noise=0.0), losses.dpo(pair, beta=0.2))
+    overrides = ["problem=dpo", "problem/loss=robust_dpo", "problem.loss.label_noise=0.2", "optimizer=radam"]
+    assert train(extended, tmp_path, *overrides)["validation/loss"] < math.log(2)
+
+
+def test_example_problem_optimizer_and_metric_train(extended: Path, tmp_path: Path) -> None:
+    columns = extended / "dataset" / "columns"
+    shutil.copy(columns / "helpdesk_causal_lm.yaml", columns / "helpdesk_backtranslation.yaml")
+    overrides = ["problem=backtranslation", "metric=bits_per_token", "optimizer=radam"]
+    final = train(extended, tmp_path, *overrides)
+    loss_in_bits = final["validation/loss"] / math.log(2)  # averaged over tokens, so it is the same number
+    assert final["validation/bits_per_token"] == pytest.approx(loss_in_bits, rel=1e-6)
+
+
+def test_drawn_tree_is_the_tree_of_the_example(architecture: str, code_blocks: Blocks) -> None:
+    section = architecture.split("## Token trees")[1].split("\n## ")[0]
+    code, drawing = code_blocks(section)
+    names: dict[str, object] = {}
+    exec(compile(code, "example", "exec"), names)
+    batch = names["batch"]
+    rows = {words[0]: words[1:] for line in drawing.splitlines() if (words := line.split())}
+    for name in ("input_ids", "position_ids"):
+        assert [int(word) for word in rows[name]] == getattr(batch, name)[0].tolist()
+    for name in ("target_ids", "target_columns", "target_sequences"):
+        assert [int(word) for word in rows[name]] == getattr(batch, name).tolist()
+    drawn = [[mark == "x" for mark in rows[token]] for token in rows["sees"]]
+    assert drawn == visible(batch.segments).tolist()  # type: ignore[attr-defined]
+
+
+def test_fields_of_a_batch_are_all_explained(architecture: str) -> None:
+    from leyden.data.batches import Batch
+
+    section = architecture.split("## Batches")[1].split("\n## ")[0]
+    described = {
+        name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert described == set(Batch.__dataclass_fields__)
+
+
+def test_files_named_in_the_documents_exist(documents: dict[str, str], project_root: Path) -> None:
+    named = {(name, path) for name, text in documents.items() if name != "CHANGELOG.md"
+             for path in re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml|md))`", text)}  # fmt: skip
+    assert len(named) > 15
+    for name, path in sorted(named):
+        if "helpdesk_backtranslation" in path:
+            continue
+        assert any((root / path).is_file() for root in (project_root, project_root / "src" / "leyden")), (name, path)
+
+
+def test_every_paper_of_the_code_is_listed_with_its_function(documents: dict[str, str], project_root: Path) -> None:
+    papers = documents["docs/papers.md"]
+    files = [*(project_root / "src").rglob("*.py"), *(project_root / "conf").rglob("*.yaml")]
+    cited = {number for file in files for number in re.findall(r"arXiv:([\d.]+\d)", file.read_text(encoding="utf-8"))}
+    package, examples = papers.split("Examples in")
+    assert len(cited) > 5
+    assert set(re.findall(r"\[arXiv:([\d.]+\d)\]", package)) == cited
+    assert set(re.findall(r"\[arXiv:([\d.]+\d)\]", examples)) <= set(
+        re.findall(r"arXiv:([\d.]+\d)", documents["docs/architecture.md"])
+    )
+    assert all(
+        label == target for label, target in re.findall(r"\[arXiv:([\d.]+)\]\(https://arxiv.org/abs/([\d.]+)\)", papers)
+    )
+    for path in re.findall(r"`(leyden\.[\w.]+)`", papers):
+        module, _, name = path.rpartition(".")
+        assert callable(getattr(import_module(module), name)), path
+
+
+def test_snippet_of_the_experiments_counts_tokens(
+    documents: dict[str, str], code_blocks: Blocks, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = code_blocks(documents["docs/experiments.md"], "python")
+    assert '"dataset.data_sample=1.0"]' in code
+    monkeypatch.chdir(project_root)
+    names: dict[str, object] = {}
+    exec(compile(code.replace('"problem=dpo"', '"problem=dpo", "backbone=tiny"'), "snippet", "exec"), names)
+    assert 0 < names["shared"] < names["apart"] < names["padded"]  # type: ignore[operator]
