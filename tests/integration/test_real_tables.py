@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 
 from leyden.backbone.tiny import tiny_tokenizer
@@ -109,7 +108,6 @@ def test_twenty_thousand_rows_are_ready_in_seconds(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     lines = (json.dumps({"p": f"question {n} " * 4, "a": f"answer {n} " * 6}) for n in range(20_000))
     path.write_text("\n".join(lines))
-    torch.set_num_threads(1)
     clock = perf_counter()
     train, validation = trees_of(path, {"prompt_column": "p", "answer_column": "a"}, CausalLM(loss=LOSS))
     lengths = [len(trees.measure().lengths) for trees in (train, validation)]

@@ -1,4 +1,4 @@
-"""`train.py` and `predict.py` as commands, on the tiny backbone: what a run leaves behind, and that it can be trusted."""
+"""`train.py` and `predict.py` as commands, on the tiny backbone: what a run leaves behind, and that it is right."""
 
 from __future__ import annotations
 
@@ -90,13 +90,15 @@ def test_predictions_follow_the_validation_rows(dpo_run: SimpleNamespace) -> Non
     parquet = pd.read_parquet(dpo_run.folder / "predictions.parquet")
     text = pd.read_csv(dpo_run.folder / "predictions.csv")
     assert list(parquet.columns) == list(text.columns)
-    assert len(parquet) == len(text) == json.loads((dpo_run.folder / "manifest.json").read_text())["counts"]["validation"]["rows"]
+    counts = json.loads((dpo_run.folder / "manifest.json").read_text())["counts"]
+    assert len(parquet) == len(text) == counts["validation"]["rows"]
     assert parquet["id"].is_monotonic_increasing
     ends = ~parquet["id"].isin(parquet["parent_id"])  # rows that nobody answers are the samples
     assert parquet.loc[ends, "prediction"].notna().all()
     assert parquet.loc[~ends, "prediction"].isna().all()
     scored = parquet[ends]
-    margin = (scored.chosen_logp - scored.reference_chosen_logp) - (scored.rejected_logp - scored.reference_rejected_logp)
+    chosen = scored.chosen_logp - scored.reference_chosen_logp
+    margin = chosen - (scored.rejected_logp - scored.reference_rejected_logp)
     torch.testing.assert_close(
         torch.tensor(scored.reward_margin.tolist()), 0.2 * torch.tensor(margin.tolist()), rtol=1e-4, atol=1e-5
     )
@@ -165,10 +167,12 @@ def test_the_model_loads_without_leyden_and_gives_the_same_logits(
 
 def test_predict_writes_one_prediction_per_row_in_order(dpo_run: SimpleNamespace, run_cli: Cli) -> None:
     table = dpo_run.root.parent / "new.csv"
-    rows = [("b", "", "My kettle sings?"), ("a", "b", "It sings louder now."), ("c", "", "Ünïcödé \"quoted\",\nnew line")]
+    strange = 'Ünïcödé "quoted",\nnew line'
+    rows = [("b", "", "My kettle sings?"), ("a", "b", "It sings louder now."), ("c", "", strange)]
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("id", "parent_id", "message"), *rows])
-    done = run_cli(["predict.py", f"run={dpo_run.folder}", f"dataset.path={table}", "generation.max_length_inference=4"])
+    short = "generation.max_length_inference=4"
+    done = run_cli(["predict.py", f"run={dpo_run.folder}", f"dataset.path={table}", short])
     assert done.returncode == 0, done.stderr
     written = pd.read_parquet(dpo_run.folder / "predictions" / "new" / "predictions.parquet")
     assert written["message"].tolist() == [text for _, _, text in rows]

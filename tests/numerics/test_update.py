@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from leyden.backbone.checkpoint import find_checkpoint
 from leyden.backbone.load import load_model
 from leyden.backbone.lora import add_adapter
 from leyden.backbone.scoring import base_model
+from leyden.data.sampler import Rank, TrainingSampler
 from leyden.data.trees import Tree
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError, TrainingError
@@ -92,6 +92,12 @@ def adapter_of(run: Run) -> dict[str, Tensor]:
 def logged(folder: Path, name: str) -> list[float]:
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name]
+
+
+def order_of(seed: int, epoch: int, samples: int) -> list[int]:
+    sampler = TrainingSampler(samples, samples, seed, Rank(), drop_last=False)
+    sampler.set_epoch(epoch)
+    return next(iter(sampler))
 
 
 # The plain loop: one forward pass per sequence, losses as in the papers, one division per update.
@@ -166,7 +172,7 @@ def plain_training(
     losses, norms = [], []
     trees = [material.train.trees[sample][1] for sample in range(len(material.train.trees))]
     for epoch in range(settings.trainer.epochs):
-        order = np.random.Generator(np.random.PCG64([settings.seed, epoch])).permutation(len(trees)).tolist()
+        order = order_of(settings.seed, epoch, len(trees))
         for start in range(0, len(order), per_update):
             loss = plain_loss(settings, model, [trees[sample] for sample in order[start : start + per_update]])
             optimizer.zero_grad()
@@ -238,6 +244,9 @@ class Recorder(L.Callback):
     def __init__(self) -> None:
         self.norms: list[float] = []
         self.modes: list[bool] = []
+
+    def on_fit_start(self, trainer: Any, pl_module: FineTuner) -> None:
+        pl_module.eval()  # as the library loads a model; the module has to see to it
 
     def on_train_start(self, trainer: Any, pl_module: FineTuner) -> None:
         def look(*_: Any) -> None:
@@ -409,7 +418,7 @@ def test_an_update_that_is_not_finite_reaches_nothing(
     assert all(math.isfinite(value) for value in run.final.metrics.values())
     # The two rows of the third step, as they stand in the file: the header is line 1.
     part = run.trainer.datamodule.train.trees.part
-    order = np.random.Generator(np.random.PCG64([42, 0])).permutation(len(part)).tolist()[4:6]
+    order = order_of(42, 0, len(part))[4:6]
     lines = sorted(part.samples[sample][-1] + 2 for sample in order)
     assert "Update 3 was not applied: its loss is" in caplog.text
     assert f"lines {lines[0]}, {lines[1]} of the training table" in caplog.text

@@ -159,8 +159,8 @@ def _generate(
 ) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
     device = base_model(model).device
-    # A repetition penalty does not read the mask: padding with a token of the row's own adds nothing to it.
-    ids = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
+    padding = pad_id(tokenizer)
+    ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     criteria = StoppingCriteriaList([StopStrings(tokenizer, stops, width)] if stops else [])
     output = model.generate(  # type: ignore[operator]

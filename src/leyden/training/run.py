@@ -110,12 +110,7 @@ def _assemble(
     quiet_libraries()
     L.seed_everything(settings.seed, workers=True, verbose=False)
     clock = time.perf_counter()
-    dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer), settings.trainer.precision)
-    model = load_model(material.checkpoint, settings.backbone, getattr(torch, dtype.effective))
-    backbone = add_adapter(model, settings.lora, material.checkpoint.location)
-    attention = choose_attention(backbone, settings.backbone.attention_implementation)
-    log.info("%s", attention.reason)
-    backbone.train()
+    backbone, dtype, attention = _load_backbone(settings, material)
     seconds = {"load weights": time.perf_counter() - clock}
     data = TreeDataModule(
         train=material.train,
@@ -130,9 +125,7 @@ def _assemble(
     module = FineTuner(
         backbone,
         material.problem,
-        make_optimizer=partial(
-            build_optimizer, factory=_optimizer(settings), weight_decay=settings.optimizer.weight_decay
-        ),
+        make_optimizer=_optimizer(settings),
         curve=_curve(settings, updates, per_epoch),
         metrics=(settings.metric.name,),
         seed=settings.seed,
@@ -149,6 +142,16 @@ def _assemble(
         module.reference.kind if material.problem.uses_reference else "none", display, seconds,
     )  # fmt: skip
     return run, data
+
+
+def _load_backbone(settings: Settings, material: Material) -> tuple[nn.Module, Chosen, AttentionChoice]:
+    """The model that is trained, in training mode, with the type of its weights and the way it attends."""
+    dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer), settings.trainer.precision)
+    model = load_model(material.checkpoint, settings.backbone, getattr(torch, dtype.effective))
+    backbone = add_adapter(model, settings.lora, material.checkpoint.location)
+    attention = choose_attention(backbone, settings.backbone.attention_implementation)
+    log.info("%s", attention.reason)
+    return backbone.train(), dtype, attention
 
 
 def world_size(settings: Trainer) -> int:
@@ -183,7 +186,7 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         run.seconds["train alone"] = run.history.seconds
 
 
-def _optimizer(settings: Settings) -> Callable[..., Optimizer]:
+def _optimizer(settings: Settings) -> Callable[[nn.Module], Optimizer]:
     optimizer = settings.optimizer
     make = dotted(optimizer.target, "optimizer._target_")
     factory = partial(make, lr=optimizer.learning_rate, **optimizer.knobs)
@@ -191,7 +194,7 @@ def _optimizer(settings: Settings) -> Callable[..., Optimizer]:
         factory([nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer: {error}. Its keys must be arguments of {optimizer.target}.") from error
-    return factory
+    return partial(build_optimizer, factory=factory, weight_decay=optimizer.weight_decay)
 
 
 def _curve(settings: Settings, updates: int, per_epoch: int) -> Callable[[int], float]:
