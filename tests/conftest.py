@@ -19,6 +19,7 @@ SESSION_CACHE = KEPT_CACHE or tempfile.mkdtemp(prefix="leyden-tests-")
 os.environ["LEYDEN_CACHE"] = SESSION_CACHE
 os.environ["HF_HOME"] = str(Path(SESSION_CACHE) / "hub")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: tiny models lose more by waiting than they gain by sharing
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -56,13 +57,15 @@ def shared_data() -> Path:
 def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
     """Run an entry file of this checkout: `run_cli(["train.py", "problem=dpo"])`, in a new folder unless `cwd` says."""
 
-    def run(args: Sequence[str], cwd: Path | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(
+        args: Sequence[str], cwd: Path | None = None, timeout: float = 240, threads: int = 1
+    ) -> subprocess.CompletedProcess[str]:
         script, *overrides = args
         paths = [str(PROJECT_ROOT / "src"), os.environ.get("PYTHONPATH", "")]
         return subprocess.run(
             [sys.executable, str(PROJECT_ROOT / script), *overrides],
             cwd=cwd or tmp_path_factory.mktemp("cli"),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -37,7 +37,7 @@ print(float(logps.gather(1, ids[0, 1:, None])[len(shown) - 1 :].sum()))
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_dpo_learns_to_prefer_and_its_adapter_loads_elsewhere(run_cli: Cli, tmp_path: Path) -> None:
-    done = run_cli(["train.py", "problem=dpo", *SMALL], cwd=tmp_path, timeout=900)
+    done = run_cli(["train.py", "problem=dpo", *SMALL], cwd=tmp_path, timeout=900, threads=2)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["final"]["validation/preference_accuracy"] >= 0.85
@@ -55,7 +55,7 @@ def test_dpo_learns_to_prefer_and_its_adapter_loads_elsewhere(run_cli: Cli, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_causal_lm_lowers_the_perplexity_of_held_out_rows_by_a_third(run_cli: Cli, tmp_path: Path) -> None:
-    done = run_cli(["train.py", *SMALL], cwd=tmp_path, timeout=900)
+    done = run_cli(["train.py", *SMALL], cwd=tmp_path, timeout=900, threads=2)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     before, final = (results[name]["validation/perplexity"] for name in ("before", "final"))

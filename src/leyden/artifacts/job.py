@@ -118,6 +118,7 @@ def predict_texts(
             settings.generation,
             stop_strings(settings.generation, material.template.stops),
             batch_size=settings.generation.batch_size_inference or settings.trainer.batch_size,
+            seed=settings.seed,
             advance=run.display.advance,
         )
     shown = {sample: str(material.tokenizer.decode(ids)) for sample, ids in enumerate(prompts)}

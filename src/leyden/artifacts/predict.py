@@ -86,7 +86,7 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         template = make_template(settings.dataset, tokenizer)
         problem = make_problem(settings)
         part = whole_part(source)
-        tokens, _ = tokens_of(part, tokenizer, cache=settings.cache == "on")
+        tokens, _ = tokens_of(source, tokenizer, cache=settings.cache == "on")
         trees = TreeDataset(part, tokens, template, problem.build_tree, settings.tokenizer.max_length)
         predictor = _load(checkpoint, settings, tokenizer, run)
         display = make_display(settings.trainer.progress)
@@ -96,7 +96,8 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         with display.phase("predict", len(prompts)):
             texts = generate_texts(
                 predictor.model, tokenizer, prompts, settings.generation,
-                stop_strings(settings.generation, template.stops), batch_size=batch_size, advance=display.advance,
+                stop_strings(settings.generation, template.stops), batch_size=batch_size, seed=settings.seed,
+                advance=display.advance,
             )  # fmt: skip
         shown = {sample: str(tokenizer.decode(ids)) for sample, ids in enumerate(prompts)}
         table = prediction_table(trees, shown, dict(enumerate(texts)), problem, evaluation)

@@ -28,7 +28,8 @@ def main(path: Path) -> int:
     except LeydenError as error:
         if settings.debug:
             raise
-        report(error)
+        if not is_later_rank():
+            report(error)
         return USER_FAULT
     return 0
 

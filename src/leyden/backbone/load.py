@@ -9,7 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from leyden.backbone.checkpoint import Checkpoint, loading
+from leyden.backbone.tiny import ARCHITECTURES
 from leyden.settings.errors import ConfigError, ModelError
+from leyden.settings.locations import TINY
 from leyden.settings.model_groups import Backbone
 
 PURE_PRECISIONS = {"bf16-true": "bfloat16", "16-true": "float16", "64-true": "float64"}
@@ -55,7 +57,11 @@ def check_architecture(checkpoint: Checkpoint) -> None:
     Raises:
         ModelError: the config cannot be read, or has an encoder.
     """
-    if checkpoint.gguf is not None or checkpoint.name.startswith("tiny:"):
+    if checkpoint.name.startswith(TINY) and checkpoint.name.removeprefix(TINY) not in ARCHITECTURES:
+        raise ModelError(
+            f"backbone.name={checkpoint.name!r}: there is only {', '.join(TINY + n for n in ARCHITECTURES)}."
+        )
+    if checkpoint.gguf is not None or checkpoint.name.startswith(TINY):
         return
     with loading(checkpoint, "config") as options:
         config = AutoConfig.from_pretrained(checkpoint.tokenizer_location, **options)

@@ -20,7 +20,7 @@ _CHAT_TEMPLATE = (
 )
 _SIZES: dict[str, object] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 _GROUPED: dict[str, object] = {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 16}
-_ARCHITECTURES: dict[str, dict[str, object]] = {
+ARCHITECTURES: dict[str, dict[str, object]] = {
     "llama": _GROUPED,
     "qwen2": _GROUPED,
     "qwen3": _GROUPED,
@@ -58,8 +58,8 @@ def tiny_model(
     Raises:
         KeyError: no sizes are known for the architecture.
     """
-    if architecture not in _ARCHITECTURES:
-        raise KeyError(f"No tiny {architecture!r}; there are {', '.join(_ARCHITECTURES)}.")
+    if architecture not in ARCHITECTURES:
+        raise KeyError(f"No tiny {architecture!r}; there are {', '.join(ARCHITECTURES)}.")
     settings: dict[str, object] = {
         "vocab_size": vocab_size,
         "max_position_embeddings": MAX_LENGTH,
@@ -68,7 +68,7 @@ def tiny_model(
         "bos_token_id": 258,
         "eos_token_id": 260,
         "init_std" if architecture == "opt" else "initializer_range": 0.1,
-        **_ARCHITECTURES[architecture],
+        **ARCHITECTURES[architecture],
         **overrides,
     }
     with torch.random.fork_rng(devices=[]):

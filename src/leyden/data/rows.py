@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leyden.data.conversations import Threads, agreeing_histories, thread_rows
 from leyden.data.splits import sample, split
@@ -51,11 +51,13 @@ class Part:
         source: the table that the rows stand in.
         rows: rows of the table, in file order.
         samples: for each sample its rows, from the root of its conversation to the row it stands for.
+        left_out: rows that `dataset.data_sample` did not draw.
     """
 
     source: Source
     rows: tuple[int, ...]
     samples: tuple[tuple[int, ...], ...]
+    left_out: int = 0
 
     def __len__(self) -> int:
         """Samples."""
@@ -76,14 +78,22 @@ def read_parts(dataset: Dataset) -> tuple[Part, Part]:
     if train is not validation:
         train_rows, validation_rows = list(range(len(train.table))), list(range(len(validation.table)))
     else:
-        train_rows, validation_rows = split(train.threads.conversation, dataset.validation_size, dataset.split_seed)
+        train_rows, validation_rows = _split(train, dataset)
     parts = []
     for name, source, rows in (("train", train, train_rows), ("validation", validation, validation_rows)):
         kept = rows
         if dataset.data_sample < 1 and name in dataset.data_sample_choice:
             kept = sample(source.threads.conversation, rows, dataset.data_sample, dataset.split_seed, chained)
-        parts.append(_part(source, kept, whole=dataset.limit_chained_samples))
+        part = _part(source, kept, whole=dataset.limit_chained_samples)
+        parts.append(replace(part, left_out=len(rows) - len(kept)))
     return parts[0], parts[1]
+
+
+def _split(source: Source, dataset: Dataset) -> tuple[list[int], list[int]]:
+    try:
+        return split(source.threads.conversation, dataset.validation_size, dataset.split_seed)
+    except DataError as error:
+        raise DataError([f"{source.table.path}: {fault}" for fault in error.faults]) from error
 
 
 def _read_sources(dataset: Dataset) -> tuple[Source, Source]:

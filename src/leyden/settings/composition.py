@@ -9,13 +9,14 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from leyden.settings.overrides import choices_of, is_group
 from leyden.settings.wording import nearest
 
+OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v is not None), None), replace=True)
 UNFIT = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 
 

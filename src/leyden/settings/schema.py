@@ -17,7 +17,9 @@ class Settings(Group):
 
     experiment_name: str | None = Field(description="Name of the run's folder; null: problem, backbone and time.")
     output_directory: Text = Field(description="Folder of all runs.")
-    seed: Annotated[int, Field(ge=-1)] = Field(description="Seed of everything random; -1 draws one and saves it.")
+    seed: Annotated[int, Field(ge=-1, lt=2**32)] = Field(
+        description="Seed of everything random; -1 draws one and saves it."
+    )
     overwrite: bool = Field(description="Replace an existing run folder.")
     cache: Literal["on", "off"] = Field(description="Keep tokens and converted weights for the next start.")
     debug: bool = Field(description="Show the traceback of an error.")

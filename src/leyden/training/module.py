@@ -71,6 +71,7 @@ class FineTuner(L.LightningModule):
         self.reference = Reference(backbone)
         if problem.uses_reference:
             self.reference.prepare()
+        self.validation_reference: dict[tuple[int, ...], Tensor] = {}
         self.window = Window()
         self.record: UpdateRecord | None = None
         self.collected = Collected()
@@ -83,8 +84,12 @@ class FineTuner(L.LightningModule):
         return target_logps(self.backbone, batch)
 
     def reference_logps(self, batch: Batch) -> Tensor:
-        """Log-probability of each target under the starting point: [N]."""
-        return self.reference.logps(batch)
+        """Log-probability of each target under the starting point: [N]; computed once for each validation batch."""
+        if self.training:
+            return self.reference.logps(batch)
+        if batch.samples not in self.validation_reference:
+            self.validation_reference[batch.samples] = self.reference.logps(batch)
+        return self.validation_reference[batch.samples]
 
     def on_train_epoch_start(self) -> None:
         """Switch training mode on: neither the library nor Lightning does, and dropout would stay off."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -18,7 +19,7 @@ from leyden.backbone.checkpoint import Checkpoint, find_checkpoint, load_tokeniz
 from leyden.backbone.load import check_architecture
 from leyden.data.datamodule import Prepared
 from leyden.data.dataset import TreeDataset, check_fit
-from leyden.data.rows import Part, read_parts
+from leyden.data.rows import Part, Source, read_parts
 from leyden.data.templates import Template, make_template
 from leyden.data.tokenization import TokenColumn, tokenize_columns
 from leyden.problem.base import Problem
@@ -69,6 +70,7 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     """
     check_device(settings)
     problem = make_problem(settings)
+    check_knobs(dotted(settings.optimizer.target, "optimizer._target_"), settings.optimizer.knobs, "optimizer")
     clock = time.perf_counter()
     train, validation = read_parts(settings.dataset)
     seconds = {"read tables": time.perf_counter() - clock}
@@ -79,23 +81,26 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     template = make_template(settings.dataset, tokenizer)
     seconds["load tokenizer"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    parts, cached = {}, []
-    for name, part in (("train", train), ("validation", validation)):
-        tokens, found = tokens_of(part, tokenizer, cache=settings.cache == "on")
-        cached.append(found)
-        parts[name] = _fitted(name, part, tokens, template, problem, settings)
-    seconds["tokenize" + (" (from the cache)" if all(cached) else "")] = time.perf_counter() - clock
     sources = {id(part.source): part.source for part in (train, validation)}
-    warnings = [warning for source in sources.values() for warning in source.warnings] + advice(settings)
+    tokens = {key: tokens_of(source, tokenizer, cache=settings.cache == "on") for key, source in sources.items()}
+    parts = {
+        name: _fitted(name, part, tokens[id(part.source)][0], template, problem, settings)
+        for name, part in (("train", train), ("validation", validation))
+    }
+    cached = all(found for _, found in tokens.values())
+    seconds["tokenize" + (" (from the cache)" if cached else "")] = time.perf_counter() - clock
+    warnings = [warning for source in sources.values() for warning in source.warnings] + advice(settings, template)
     counts = {name: counts_of(prepared) for name, prepared in parts.items()}
     return Material(
         checkpoint, tokenizer, problem, template, parts["train"], parts["validation"], counts, warnings, seconds
     )
 
 
-def tokens_of(part: Part, tokenizer: PreTrainedTokenizerBase, *, cache: bool) -> tuple[Mapping[str, TokenColumn], bool]:
-    """Token ids of the part's whole table by role, and whether they came from the cache."""
-    return tokenize_columns(part.source.texts, tokenizer, cache=cache)
+def tokens_of(
+    source: Source, tokenizer: PreTrainedTokenizerBase, *, cache: bool
+) -> tuple[Mapping[str, TokenColumn], bool]:
+    """Token ids of a whole table by role, and whether they came from the cache."""
+    return tokenize_columns(source.texts, tokenizer, cache=cache)
 
 
 def make_problem(settings: Settings) -> Problem:
@@ -105,13 +110,13 @@ def make_problem(settings: Settings) -> Problem:
         ConfigError: a path leads nowhere, or a knob that the function or class does not have.
     """
     loss_settings, data = settings.problem.loss, settings.dataset
-    loss = partial(dotted(loss_settings.target, "problem.loss._target_"), **loss_settings.arguments)
+    function = dotted(loss_settings.target, "problem.loss._target_")
+    check_knobs(function, loss_settings.arguments, "problem.loss")
+    loss = partial(function, **loss_settings.arguments)
     options: dict[str, Any] = {"only_last_answer": data.only_last_answer, "mask_prompt_labels": data.mask_prompt_labels}
     make = dotted(settings.problem.target, "problem._target_")
-    try:
-        problem = make(loss=loss, **options, **settings.problem.knobs)
-    except TypeError as error:
-        raise ConfigError(f"problem: {error}. Its keys must be those of {settings.problem.target}.") from error
+    check_knobs(make, settings.problem.knobs, "problem")
+    problem = make(loss=loss, **options, **settings.problem.knobs)
     assert isinstance(problem, Problem)
     return problem
 
@@ -131,6 +136,28 @@ def dotted(path: str, setting: str) -> Any:
         ) from error
 
 
+def check_knobs(target: Callable[..., Any], knobs: Mapping[str, object], group: str) -> None:
+    """Refuse keys that a function or class does not take.
+
+    Args:
+        target: what the knobs are handed to.
+        knobs: by name.
+        group: where they stand in the settings.
+
+    Raises:
+        ConfigError: names each key, and what there is.
+    """
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    there = ", ".join(name for name in parameters if name not in ("self", "params", "loss"))
+    unknown = [name for name in knobs if name not in parameters]
+    if unknown:
+        raise ConfigError(
+            [f"{group}.{name}: {target.__name__} has no such argument. It has: {there}." for name in unknown]
+        )
+
+
 def check_device(settings: Settings) -> None:
     """Refuse a device or precision that this machine does not have.
 
@@ -148,6 +175,8 @@ def check_device(settings: Settings) -> None:
         wanted = [count - 1] if isinstance(count, int) else count if isinstance(count, list) else []
         if any(not 0 <= device < there for device in wanted):
             faults.append(f"trainer.devices={trainer.devices}: this machine has {there} GPUs, numbered from 0.")
+        if trainer.devices == "auto" and there > 1 and trainer.strategy == "auto":
+            faults.append(f"trainer.devices='auto' means {there} GPUs here. Set trainer=ddp, or trainer.devices=1.")
     elif isinstance(trainer.devices, list):
         faults.append(
             f"trainer.devices={trainer.devices} names GPUs, and none is used here. Give a count of processes."
@@ -156,7 +185,7 @@ def check_device(settings: Settings) -> None:
         raise ConfigError(faults)
 
 
-def advice(settings: Settings) -> list[str]:
+def advice(settings: Settings, template: Template) -> list[str]:
     """What is legal but likely not meant."""
     trainer, schedule = settings.trainer, settings.schedule
     lines = []
@@ -165,8 +194,11 @@ def advice(settings: Settings) -> list[str]:
             f"schedule.warmup_epochs={schedule.warmup_epochs} is as long as the training (trainer.epochs="
             f"{trainer.epochs}); the peak learning rate is never reached."
         )
-    if not (settings.dataset.add_eos_token_to_answer or settings.dataset.chat_template):
-        lines.append("dataset.add_eos_token_to_answer=false: the model does not learn where an answer ends.")
+    if not template.layout(1, system=False).answers[0].after:
+        key = (
+            "dataset.chat_template=true" if settings.dataset.chat_template else "dataset.add_eos_token_to_answer=false"
+        )
+        lines.append(f"{key}: nothing is written behind an answer, so the model does not learn where it ends.")
     return lines
 
 
@@ -176,6 +208,7 @@ def counts_of(prepared: Prepared) -> dict[str, int]:
     missing = {f"empty {role} cells": len(set(rows) & set(part.rows)) for role, rows in part.source.missing.items()}
     return {
         "rows": len(part.rows),
+        "rows left out by dataset.data_sample": part.left_out,
         "samples": len(part.samples),
         "tokens": fit.tokens,
         "tokens to predict": fit.targets,
