@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,3 +199,48 @@ def test_predict_scores_rows_that_have_answers_as_the_run_did(dpo_run: SimpleNam
             torch.tensor(again.loc[ends, name].tolist()), torch.tensor(ours.loc[ends, name].tolist()),
             rtol=1e-4, atol=1e-4,
         )  # fmt: skip
+
+
+def test_a_full_fine_tuning_shows_its_progress_and_is_scored_again_against_where_it_started(
+    run_cli: Cli, tmp_path: Path
+) -> None:
+    command = ["train.py", "problem=dpo", *TINY, "lora=none", "trainer.epochs=2", "trainer.evaluation_epochs=0.5"]
+    done = run_cli([*command, "experiment_name=full", "output_directory=."], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    updates = json.loads((tmp_path / "full" / "manifest.json").read_text())["updates"]
+    shown = re.findall(r"^(train|evaluate|predict) +(\d+)/(\d+)", done.stderr, flags=re.MULTILINE)
+    assert all(int(part) <= int(whole) for _, part, whole in shown)
+    assert ("train", str(updates), str(updates)) in shown
+    ours = pd.read_parquet(tmp_path / "full" / "predictions.parquet")
+    table = tmp_path / "held_out.csv"
+    ours[["id", "parent_id", "message", "good_reply", "poor_reply"]].to_csv(table, index=False)
+    done = run_cli(["predict.py", "run=full", f"dataset.path={table}", "output=again"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    again = pd.read_parquet(tmp_path / "again" / "predictions.parquet")
+    ends = ours["prediction"].notna()
+    assert (ours.loc[ends, "reward_margin"].abs() > 1e-3).all()
+    for name in ("reference_chosen_logp", "reward_margin", "loss"):
+        torch.testing.assert_close(
+            torch.tensor(again.loc[ends, name].tolist()), torch.tensor(ours.loc[ends, name].tolist()),
+            rtol=1e-4, atol=1e-4,
+        )  # fmt: skip
+
+
+def test_predictions_are_written_whatever_else_the_table_holds(run_cli: Cli, tmp_path: Path) -> None:
+    rows = [
+        {"q": f"Question {number}?", "a": f"Answer {number}.", "prediction": "mine", "table_prediction": "mine too",
+         "extra": number if number % 2 else "text"}
+        for number in range(12)
+    ]  # fmt: skip
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    columns = ["dataset=table", "dataset.train_dataframe=t.jsonl", "dataset.prompt_column=q", "dataset.answer_column=a"]
+    short = "generation.max_length_inference=4"
+    command = ["train.py", "backbone=tiny", *columns, short, "dataset.validation_size=0.4"]
+    done = run_cli([*command, "experiment_name=run", "output_directory=."], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'extra' of the table holds several types" in done.stderr
+    written = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert written["table_table_prediction"].eq("mine").all()
+    assert written["table_prediction"].eq("mine too").all()
+    assert set(written["extra"]) <= {"1", "3", "5", "7", "9", "11", "text"}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from leyden.training import progress
 from leyden.training.callbacks import History, Point, ProgressDisplay, peak_memory_gib
@@ -131,7 +132,7 @@ class Shown(Silence):
 def test_an_update_is_shown_once_however_many_batches_it_has() -> None:
     history, shown = History("perplexity"), Shown()
     display = ProgressDisplay(shown, history, updates=2)
-    trainer: Any = SimpleNamespace(global_step=0, training=True, num_val_batches=[3])
+    trainer: Any = SimpleNamespace(global_step=0, state=SimpleNamespace(fn=TrainerFn.FITTING), num_val_batches=[3])
     module: Any = None
     display.on_train_start(trainer, module)
     for step in (0, 0, 1, 1, 2):
@@ -141,7 +142,7 @@ def test_an_update_is_shown_once_however_many_batches_it_has() -> None:
     display.on_validation_start(trainer, module)  # inside the training the bar just waits
     display.on_validation_batch_end(trainer, module, None, None, 0)
     display.on_train_end(trainer, module)
-    trainer.training = False
+    trainer.state.fn = TrainerFn.VALIDATING
     display.on_validation_start(trainer, module)
     display.on_validation_batch_end(trainer, module, None, None, 0)
     display.on_validation_end(trainer, module)

@@ -336,5 +336,5 @@ def test_own_choices_of_a_second_folder_are_found(tmp_path: Path) -> None:
     (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
     found = faults("--config-dir", str(tmp_path), "backbone=tiny", "experiment=mine")
     assert found == ["seed=-2 is not allowed (Seed of everything random; -1 draws one and saves it). "
-                     "Allowed: a whole number, at least -1."]  # fmt: skip
+                     "Allowed: a whole number, at least -1, below 4294967296."]  # fmt: skip
     assert "mine" in faults("--config-dir", str(tmp_path), "experiment=mien")[0]

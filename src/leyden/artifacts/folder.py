@@ -20,7 +20,7 @@ from leyden.settings.schema import Settings
 
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
-OWN_FILES = ("config.yaml", "manifest.json")
+HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
@@ -44,10 +44,7 @@ class RunFolder:
         """Write the settings so that `train.py --config-dir FOLDER --config-name config` repeats the run."""
         tree = {"defaults": ["_self_", *OVERRIDES], **dump(settings), "hydra": HYDRA}
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
-        header = (
-            "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
-        )
-        (self.path / "config.yaml").write_text(header + text, encoding="utf-8")
+        (self.path / "config.yaml").write_text(HEADER + text, encoding="utf-8")
 
 
 def default_name(settings: Settings, now: datetime | None = None) -> str:
@@ -71,7 +68,7 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
     name = settings.experiment_name or default_name(settings)
     path = job_folder or Path(settings.output_directory).expanduser() / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        ours = path.is_dir() and any((path / name).is_file() for name in OWN_FILES)
+        ours = path.is_dir() and _is_run(path)
         if not settings.overwrite:
             raise ConfigError(
                 f"experiment_name={path.name!r}: {path} is there already. Choose another experiment_name, or set "
@@ -79,27 +76,35 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
             )
         if not ours:
             raise ConfigError(
-                f"overwrite=true: {path} is no run folder (it has no {' or '.join(OWN_FILES)}), so it is left alone. "
-                "Choose another experiment_name."
+                f"overwrite=true: {path} is no run folder (its config.yaml is missing or not ours), so it is "
+                "left alone. Choose another experiment_name."
             )
     return RunFolder(path)
 
 
 def create_folder(folder: RunFolder, settings: Settings) -> None:
-    """Make the folder, empty but for the settings.
+    """Make the folder, empty but for the settings; an earlier run in it goes only if `overwrite` says so.
 
     Raises:
-        ConfigError: the place cannot be written to.
+        ConfigError: the place cannot be written to, or another run took it while this one was prepared.
     """
     try:
-        if folder.path.exists():
+        if folder.path.exists() and settings.overwrite:
             shutil.rmtree(folder.path)
+        elif folder.path.exists():
+            folder.path.rmdir()  # fails unless it is empty
         folder.path.mkdir(parents=True)
         folder.write_config(settings)
     except OSError as error:
         raise ConfigError(
-            f"output_directory={settings.output_directory!r} cannot be written to: {error}. Name another folder."
+            f"output_directory={settings.output_directory!r}: {folder.path} cannot be made: {error}. Name another "
+            "folder or another experiment_name."
         ) from error
+
+
+def _is_run(path: Path) -> bool:
+    config = path / "config.yaml"
+    return config.is_file() and config.read_bytes().startswith(HEADER.encode())
 
 
 class RunLog:

@@ -80,6 +80,8 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
     results = results_of(run)
     if not is_later_rank():
         save_run(run, material, settings, folder, results)
+        write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
+        save_predictions(run, material, settings, folder)
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
         write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
         print(summary(results, folder.path, run))
@@ -89,12 +91,16 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
 def save_run(
     run: Run, material: Material, settings: Settings, folder: RunFolder, results: Mapping[str, object]
 ) -> None:
-    """Write results, model and predictions, in this order: what took longest to earn is safe first."""
+    """Write results and model: what took longest to earn is safe first."""
     write_json(folder.path / "results.json", results)
     if settings.checkpoint.policy == "last":
         clock = time.perf_counter()
         save_model(run, material, settings, folder.model, results)
         run.seconds["save the model"] = time.perf_counter() - clock
+
+
+def save_predictions(run: Run, material: Material, settings: Settings, folder: RunFolder) -> None:
+    """Predict every validation row with the trained model and write the table."""
     clock = time.perf_counter()
     trees = material.validation.trees
     prompts, texts = predict_texts(run, material, settings, trees)

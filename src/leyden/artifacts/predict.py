@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -33,7 +37,7 @@ from leyden.settings.schema import PredictSettings, Settings
 from leyden.training.evaluation import Collected, Evaluation, finish
 from leyden.training.prepare import check_device, make_problem, tokens_of
 from leyden.training.progress import Display, make_display
-from leyden.training.run import quiet_libraries
+from leyden.training.run import filtered_warnings, quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +78,13 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
     """
     output = _output(wanted, run)
     quiet_libraries()
-    with RunLog():
+    with RunLog(), filtered_warnings(), _scratch(settings) as conversions:
         check_device(settings)
         source = read_source(settings.dataset, settings.dataset.train_dataframe, "dataset.path",
                              optional=OPTIONAL, answers=False)  # fmt: skip
         for warning in (*source.warnings, *_silent_turns(source)):
             log.warning("%s", warning)
-        checkpoint = find_checkpoint(settings.backbone)
+        checkpoint = find_checkpoint(settings.backbone, root=conversions)
         check_architecture(checkpoint)
         tokenizer = load_tokenizer(checkpoint, settings.tokenizer.tokenizer_kwargs)
         template = make_template(settings.dataset, tokenizer)
@@ -88,7 +92,8 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         part = whole_part(source)
         tokens, _ = tokens_of(source, tokenizer, cache=settings.cache == "on")
         trees = TreeDataset(part, tokens, template, problem.build_tree, settings.tokenizer.max_length)
-        predictor = _load(checkpoint, settings, tokenizer, run)
+        _announce(trees)
+        predictor = _load(checkpoint, settings, tokenizer, problem, run)
         display = make_display(settings.trainer.progress)
         prompts = [trees.conversation(sample, answered=False).history for sample in range(len(trees))]
         batch_size = settings.generation.batch_size_inference or settings.trainer.batch_size
@@ -118,6 +123,27 @@ def _silent_turns(source: Source) -> Iterator[str]:
         )
 
 
+def _announce(trees: TreeDataset) -> None:
+    """Say how many rows there are, and how many had to be cut to fit."""
+    cut = Counter(
+        kind for sample in range(len(trees)) for kind, times in trees.conversation(sample).cut.items() if times
+    )
+    words = {"turns": "lost turns", "prompt": "have a cut prompt", "answer": "have a cut answer",
+             "system": "have a cut system text"}  # fmt: skip
+    lost = "".join(f", {cut[kind]:,} {text}" for kind, text in words.items() if cut[kind])
+    log.info("%s: %s rows%s.", trees.part.source.table.path, f"{len(trees):,}", lost)
+
+
+@contextmanager
+def _scratch(settings: Settings) -> Iterator[Path | None]:
+    """Where a checkpoint is converted: the user's cache, or with `cache=off` a folder that goes away again."""
+    if settings.cache == "on":
+        yield None
+        return
+    with TemporaryDirectory(prefix="leyden-") as folder:
+        yield Path(folder)
+
+
 def _output(wanted: PredictSettings, run: Path | None) -> Path:
     stem = Path(str(wanted.dataset.path)).stem.removeprefix("embedded:")
     default = run / "predictions" / stem if run else Path("outputs") / f"predict-{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -130,14 +156,18 @@ def _output(wanted: PredictSettings, run: Path | None) -> Path:
 
 
 def _load(
-    checkpoint: Checkpoint, settings: Settings, tokenizer: PreTrainedTokenizerBase, run: Path | None
+    checkpoint: Checkpoint, settings: Settings, tokenizer: PreTrainedTokenizerBase, problem: Problem, run: Path | None
 ) -> Predictor:
     """The trained model of a run, or a plain model, in evaluation mode."""
     device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
-    dtype = getattr(torch, choose_dtype(settings.backbone.dtype, device).effective)
+    dtype = getattr(torch, choose_dtype(settings.backbone.dtype, device, settings.trainer.precision).effective)
+    start = None
+    trained = checkpoint
     if run is not None and settings.lora is None:
-        checkpoint = Checkpoint(str(run / "model"), None, settings.backbone.trust_remote_code, None, None)
-    base = load_model(checkpoint, settings.backbone, dtype)
+        trained = Checkpoint(str(run / "model"), None, settings.backbone.trust_remote_code, None, None)
+        if problem.uses_reference:
+            start = load_model(checkpoint, settings.backbone, dtype)
+    base = load_model(trained, settings.backbone, dtype)
     model: nn.Module = base
     if run is not None and settings.lora is not None:
         with loading(checkpoint, "adapter"):
@@ -146,7 +176,12 @@ def _load(
     attention = choose_attention(model, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
     reference = Reference(model)
-    reference.prepare()
+    if start is not None:
+        cast(nn.Module, start).to(device)
+        choose_attention(start, attention.engine if attention.engine != "padded" else attention.implementation)
+        reference.prepare(start)
+    elif problem.uses_reference:
+        reference.prepare()
     return Predictor(model, reference, tokenizer, attention.engine != "padded")
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from leyden.data.dataset import TreeDataset
 from leyden.problem.base import Problem
 from leyden.training.evaluation import Evaluation
+
+log = logging.getLogger(__name__)
 
 
 def prediction_table(
@@ -51,14 +55,36 @@ def prediction_table(
         for name, column in columns.items():
             added[name] = _by_sample(samples, dict(zip(evaluation.samples, _floats(column), strict=True)))
     extra = pd.DataFrame(added)
-    clash = [name for name in extra.columns if name in table.columns]
-    return pd.concat([table.rename(columns={name: f"table_{name}" for name in clash}), extra], axis=1)
+    return pd.concat([table.rename(columns=_renamed(list(table.columns), set(extra.columns))), extra], axis=1)
 
 
 def write_predictions(table: pd.DataFrame, folder: Path) -> None:
-    """Write `predictions.parquet`, and the same as `predictions.csv`."""
-    table.to_parquet(folder / "predictions.parquet", index=False)
+    """Write `predictions.csv`, and the same as `predictions.parquet`.
+
+    A column of the user's whose cells are of several types, as json lines may hold them, goes into Parquet as text.
+    """
+    typed = table.copy()
+    for name in typed.columns:
+        try:
+            pa.array(typed[name], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            typed[name] = [None if cell is None else str(cell) for cell in typed[name]]
+            log.warning("Column %r of the table holds several types; predictions.parquet holds them as text.", name)
     table.to_csv(folder / "predictions.csv", index=False, lineterminator="\n")
+    typed.to_parquet(folder / "predictions.parquet", index=False)
+
+
+def _renamed(own: Sequence[str], ours: set[str]) -> dict[str, str]:
+    """New names for columns of the table that are called like one of ours: `table_` before them, until unique."""
+    taken, names = {*own, *ours}, {}
+    for name in own:
+        if name in ours:
+            fresh = f"table_{name}"
+            while fresh in taken:
+                fresh = f"table_{fresh}"
+            taken.add(fresh)
+            names[name] = fresh
+    return names
 
 
 def _by_sample(samples: Sequence[int | None], values: Mapping[int, object]) -> list[object]:

@@ -30,11 +30,15 @@ class Reference:
         self._copy: list[nn.Module] = []
         self.kind = "adapter switched off" if adapter_holds_all(model) else "frozen copy"
 
-    def prepare(self) -> None:
-        """Keep the weights as they are now, if switching the adapter off would not give them back."""
+    def prepare(self, start: nn.Module | None = None) -> None:
+        """Keep the weights as they are now, if switching the adapter off would not give them back.
+
+        Args:
+            start: the starting point itself, when the model has been trained already; None copies the model.
+        """
         if self.kind == "frozen copy" and not self._copy:
-            frozen = copy.deepcopy(self._model).eval().requires_grad_(False)
-            self._copy.append(frozen)
+            frozen = copy.deepcopy(self._model) if start is None else start
+            self._copy.append(frozen.eval().requires_grad_(False))
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each target under the starting point: [N], float32, nats."""

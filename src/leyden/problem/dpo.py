@@ -76,7 +76,7 @@ class DPO(Problem):
                 "reference_chosen_logp": pair.reference.chosen,
                 "reference_rejected_logp": pair.reference.rejected,
             }
-        beta = self.loss.keywords["beta"] if isinstance(self.loss, partial) else 1.0
+        beta = self.loss.keywords.get("beta", 1.0) if isinstance(self.loss, partial) else 1.0
         chosen, rejected = rewards(pair, beta=beta, average=averages(self.loss))
         margins = chosen - rejected
         columns |= {

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from leyden.problem.metrics import METRICS
 from leyden.training.module import FineTuner
@@ -133,7 +134,7 @@ class ProgressDisplay(Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the phase of an evaluation, before or after the training; inside it the bar just waits."""
-        if not trainer.training:
+        if trainer.state.fn != TrainerFn.FITTING:
             self.display.start("evaluate", int(sum(trainer.num_val_batches)))
 
     def on_validation_batch_end(  # noqa: PLR0913, PLR0917
@@ -141,7 +142,7 @@ class ProgressDisplay(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """One batch was scored."""
-        if not trainer.training:
+        if trainer.state.fn != TrainerFn.FITTING:
             self.display.advance(1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -154,7 +155,7 @@ class ProgressDisplay(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the phase of an evaluation."""
-        if not trainer.training:
+        if trainer.state.fn != TrainerFn.FITTING:
             self.display.stop()
 
 

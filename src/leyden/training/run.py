@@ -97,7 +97,7 @@ def fit(settings: Settings, material: Material, loggers: Sequence[Logger], folde
         loggers: where every number goes.
         folder: of the run.
     """
-    with _filtered_warnings():
+    with filtered_warnings():
         run, data = _assemble(settings, material, loggers, folder)
         _train(run, data, settings.trainer)
     return run
@@ -216,7 +216,8 @@ def _device(settings: Trainer) -> torch.device:
 
 
 @contextmanager
-def _filtered_warnings() -> Iterator[None]:
+def filtered_warnings() -> Iterator[None]:
+    """Keep away the warnings of the libraries that are of no use to whoever fine-tunes."""
     with warnings.catch_warnings():
         for pattern in NOISE:
             warnings.filterwarnings("ignore", message=pattern)
