@@ -102,3 +102,20 @@ def test_a_later_rank_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
         logging.getLogger("leyden.test").info("hello")
     assert not (tmp_path / "train.log").exists()
     assert capsys.readouterr().err == ""
+
+
+def test_no_sweep_goes_into_a_run(make: Make, tmp_path: Path) -> None:
+    settings = make("experiment_name=run")
+    create_folder(plan_folder(settings), settings)
+    with pytest.raises(ConfigError, match="is a run, so no sweep goes into it"):
+        plan_folder(settings, tmp_path / "run" / "0")
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_left_alone(make: Make, tmp_path: Path) -> None:
+    settings = make("experiment_name=run")
+    mine, theirs = plan_folder(settings), plan_folder(settings)
+    create_folder(theirs, settings)
+    (tmp_path / "run" / "results.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"cannot be made"):
+        create_folder(mine, settings)
+    assert (tmp_path / "run" / "results.json").exists()

@@ -66,6 +66,11 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
         ConfigError: a folder of that name is there and may not be replaced.
     """
     name = settings.experiment_name or default_name(settings)
+    if job_folder is not None and _is_run(job_folder.parent):
+        raise ConfigError(
+            f"experiment_name={job_folder.parent.name!r}: {job_folder.parent} is a run, so no sweep goes into it. "
+            "Choose another experiment_name."
+        )
     path = job_folder or Path(settings.output_directory).expanduser() / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         ours = path.is_dir() and _is_run(path)

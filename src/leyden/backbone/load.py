@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from leyden.backbone.checkpoint import Checkpoint, loading
@@ -14,6 +15,7 @@ from leyden.settings.errors import ConfigError, ModelError
 from leyden.settings.locations import TINY
 from leyden.settings.model_groups import Backbone
 
+LEARNED_POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 PURE_PRECISIONS = {"bf16-true": "bfloat16", "16-true": "float16", "64-true": "float64"}
 
 
@@ -70,6 +72,32 @@ def check_architecture(checkpoint: Checkpoint) -> None:
             f"backbone.name={checkpoint.name!r} is a {config.model_type} with an encoder; this problem needs a decoder-"
             "only model, such as backbone=llama."
         )
+
+
+def check_positions(model: PreTrainedModel, max_length: int) -> str | None:
+    """Compare the longest sample with the positions the model was made for.
+
+    Args:
+        model: a causal language model.
+        max_length: `tokenizer.max_length`.
+
+    Returns:
+        A warning when the model is asked to count further than it was made for; None when all is well.
+
+    Raises:
+        ConfigError: positions are learned, and there is none for the last tokens.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or max_length <= limit:
+        return None
+    learned = any(
+        isinstance(module, nn.Embedding) and name.rpartition(".")[2] in LEARNED_POSITIONS
+        for name, module in model.named_modules()
+    )
+    fault = f"tokenizer.max_length={max_length} is above the {limit} positions of {type(model).__name__}"
+    if learned:
+        raise ConfigError(f"{fault}, which are learned: there are no more. Set tokenizer.max_length={limit} or less.")
+    return f"{fault}; answers at the end of longer samples may be poor."
 
 
 def load_model(checkpoint: Checkpoint, settings: Backbone, dtype: torch.dtype) -> PreTrainedModel:

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from leyden.backbone.attention import AttentionChoice, choose_attention
 from leyden.backbone.generate import pad_id
-from leyden.backbone.load import Chosen, choose_dtype, load_model
+from leyden.backbone.load import Chosen, check_positions, choose_dtype, load_model
 from leyden.backbone.lora import add_adapter
 from leyden.data.datamodule import TreeDataModule
 from leyden.data.dataset import Collator
@@ -148,6 +148,8 @@ def _load_backbone(settings: Settings, material: Material) -> tuple[nn.Module, C
     """The model that is trained, in training mode, with the type of its weights and the way it attends."""
     dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer), settings.trainer.precision)
     model = load_model(material.checkpoint, settings.backbone, getattr(torch, dtype.effective))
+    if warning := check_positions(model, settings.tokenizer.max_length):
+        log.warning("%s", warning)
     backbone = add_adapter(model, settings.lora, material.checkpoint.location)
     attention = choose_attention(backbone, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
