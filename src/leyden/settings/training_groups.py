@@ -18,7 +18,7 @@ class Optimizer(OpenGroup):
     """An optimizer class by its dotted path; keys beyond these are handed to it."""
 
     target: Text = Field(alias="_target_", description="Dotted path of the class.")
-    learning_rate: Annotated[float, Field(gt=0, le=1000)] = Field(description="Peak learning rate.")
+    learning_rate: Annotated[float, Field(gt=0, le=1e30)] = Field(description="Peak learning rate.")
     weight_decay: NotNegative = Field(description="Decay of matrices; biases and norms are exempt.")
 
 
