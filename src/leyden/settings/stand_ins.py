@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -51,9 +52,9 @@ def stand_in(annotation: Any, metadata: Iterable[Any] = ()) -> Any:
 
 
 def _within(number: float, bounds: list[Any]) -> bool:
-    tests = {"gt": number.__gt__, "ge": number.__ge__, "lt": number.__lt__, "le": number.__le__}
+    tests = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
     limits = [(test, getattr(bound, name, None)) for bound in bounds for name, test in tests.items()]
-    return all(limit is None or bool(test(limit)) for test, limit in limits)
+    return all(limit is None or test(number, limit) for test, limit in limits)
 
 
 def _copied(tree: dict[str, Any]) -> dict[str, Any]:
