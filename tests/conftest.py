@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,11 @@ import pytest
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 # Hub libraries read these once, when they are imported, so they are set before any test module is. LEYDEN_TEST_CACHE
-# names a folder that outlives the session: the converted 135M checkpoint is then found there again.
+# names a folder that outlives the session: the converted 135M checkpoint is then found there again. The processes of
+# pytest-xdist inherit the name: they share one folder and leave it to the process that started them.
 KEPT_CACHE = os.environ.get("LEYDEN_TEST_CACHE")
 SESSION_CACHE = KEPT_CACHE or tempfile.mkdtemp(prefix="leyden-tests-")
+os.environ["LEYDEN_TEST_CACHE"] = SESSION_CACHE
 os.environ["LEYDEN_CACHE"] = SESSION_CACHE
 os.environ["HF_HOME"] = str(Path(SESSION_CACHE) / "hub")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -72,5 +77,26 @@ def run_cli(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
             timeout=timeout,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_here(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
+    """As `run_cli`, inside this process, where the libraries are loaded already: for all that is not about a start."""
+
+    def run(args: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        script, *overrides = args
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(cwd or tmp_path_factory.mktemp("here"))
+            patch.setattr(sys, "argv", [str(PROJECT_ROOT / script), *overrides])
+            for name in ("HYDRA_FULL_ERROR", "TQDM_DISABLE"):  # the command sets them; this takes them back
+                patch.setenv(name, "1")
+            try:
+                runpy.run_path(str(PROJECT_ROOT / script), run_name="__main__")
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
     return run

@@ -16,14 +16,15 @@ from leyden.backbone.lora import add_adapter
 from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
 from leyden.backbone.tiny import tiny_model
-from leyden.data.batches import Batch, pack, pad
+from leyden.data.batches import Batch
+from leyden.data.collation import pack, pad
 from leyden.data.truncation import Conversation, Turn
 from leyden.problem.base import Problem
 from leyden.problem.metrics import METRICS
 from leyden.settings.composition import compose_config
 from leyden.settings.model_groups import Lora
 from leyden.settings.read import read
-from leyden.training.prepare import make_problem
+from leyden.training.problems import make_problem
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "problem"
 PROBLEMS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(CONF.glob("*.yaml"))}

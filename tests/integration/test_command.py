@@ -83,15 +83,24 @@ def test_a_sweep_with_a_bad_value_starts_no_job(run_cli: Cli, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_a_sweep_runs_and_a_saved_config_repeats_its_run(run_cli: Cli, tmp_path: Path) -> None:
-    done = run_cli(["train.py", "-m", *TINY, "experiment_name=sweep", "lora.r=2,3"], cwd=tmp_path)
+def test_a_sweep_named_like_a_run_is_refused_before_anything_is_made(run_cli: Cli, tmp_path: Path) -> None:
+    run = tmp_path / "outputs" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("kept", encoding="utf-8")
+    done = run_cli(["train.py", "-m", *TINY, "experiment_name=mine", "lora.r=4,8"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("is a run, so no sweep goes into it") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["outputs", "mine", "config.yaml"]
+
+
+def test_a_sweep_runs_and_a_saved_config_repeats_its_run(run_here: Cli, tmp_path: Path) -> None:
+    done = run_here(["train.py", "-m", *TINY, "experiment_name=sweep", "lora.r=2,3"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jobs = sorted((tmp_path / "outputs" / "sweep").iterdir())
     saved = [yaml.safe_load((job / "config.yaml").read_text(encoding="utf-8")) for job in jobs if job.is_dir()]
     assert [tree["lora"]["r"] for tree in saved] == [2, 3]
     job = next(job for job in jobs if job.is_dir())
-    again = run_cli(
+    again = run_here(
         ["train.py", "--config-dir", str(job), "--config-name", "config", "experiment_name=again"], cwd=tmp_path
     )
     assert again.returncode == 0, again.stderr

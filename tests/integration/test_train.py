@@ -1,4 +1,7 @@
-"""`train.py` and `predict.py` as commands, on the tiny backbone: what a run leaves behind, and that it is right."""
+"""What `train.py` and `predict.py` leave behind on the tiny backbone, and that it is right.
+
+The commands run inside this process; test_readme.py starts them as a user does.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,14 @@ import pytest
 import torch
 import yaml
 
+from leyden.artifacts import job
+from leyden.backbone.attention import attention_for_generation
+from leyden.settings.composition import compose_config
+from leyden.settings.read import read
+from leyden.training.run import Run
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+CONF = Path(__file__).resolve().parents[2] / "conf"
 TINY = ["backbone=tiny", "dataset.data_sample=0.1", "generation.max_length_inference=8", "tokenizer.max_length=256"]
 FRESH_PROCESS = """
 import sys
@@ -24,21 +34,22 @@ sys.modules["leyden"] = None          # any import of it fails from here on
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder, out = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(folder)
 messages = [{"role": "user", "content": "Where is my parcel?"}]
-prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-model = AutoModelForCausalLM.from_pretrained(folder).eval()
-with torch.no_grad():
-    torch.save({"ids": prompt["input_ids"], "logits": model(prompt["input_ids"]).logits}, out)
+for run in sys.argv[1:]:
+    folder = f"{run}/model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        torch.save({"ids": prompt["input_ids"], "logits": model(prompt["input_ids"]).logits}, f"{run}.pt")
 """
 
 
 @pytest.fixture(scope="module")
-def dpo_run(tmp_path_factory: pytest.TempPathFactory, run_cli: Cli) -> SimpleNamespace:
+def dpo_run(tmp_path_factory: pytest.TempPathFactory, run_here: Cli) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("dpo")
     command = ["train.py", "problem=dpo", *TINY, "experiment_name=run", f"output_directory={root}"]
-    return SimpleNamespace(folder=root / "run", done=run_cli(command, cwd=root), root=root)
+    return SimpleNamespace(folder=root / "run", done=run_here(command, cwd=root), root=root)
 
 
 def numbers(folder: Path) -> dict[tuple[int, str], float]:
@@ -108,9 +119,9 @@ def test_predictions_follow_the_validation_rows(dpo_run: SimpleNamespace) -> Non
     assert scored.score_perplexity.mean() == pytest.approx(results["validation/perplexity"], rel=1e-6)
 
 
-def test_a_saved_config_repeats_the_run_bit_for_bit(dpo_run: SimpleNamespace, run_cli: Cli) -> None:
+def test_a_saved_config_repeats_the_run_bit_for_bit(dpo_run: SimpleNamespace, run_here: Cli) -> None:
     again = dpo_run.root.parent / "again"
-    done = run_cli(
+    done = run_here(
         ["train.py", "--config-dir", str(dpo_run.folder), "--config-name", "config", f"output_directory={again}"],
         cwd=dpo_run.root,
     )
@@ -135,45 +146,54 @@ def test_the_config_is_resolved_and_the_manifest_says_what_became_of_it(dpo_run:
     assert manifest["parameters"]["trained"] < manifest["parameters"]["all"]
 
 
+@pytest.fixture(scope="module")
+def saved_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Run]]:
+    """A run with an adapter and one of all weights, below one folder, with the models as they were when saved."""
+    root, kept = tmp_path_factory.mktemp("saved"), {}
+    for lora in ("lora", "none"):
+        names = [f"lora={lora}", f"experiment_name={lora}", f"output_directory={root}", "trainer.progress=none"]
+        config, faults = compose_config("train", [*TINY, *names], CONF)
+        assert not faults
+        assert config is not None
+        save = job.save_run
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(job, "save_run", lambda run, *rest, n=lora: (kept.update({n: run}), save(run, *rest)))
+            job.run_job(read(config))
+    return root, kept
+
+
+@pytest.fixture(scope="module")
+def fresh_logits(saved_runs: tuple[Path, dict[str, Run]]) -> dict[str, dict[str, torch.Tensor]]:
+    """Logits of both saved models in a process that cannot import leyden."""
+    root, _ = saved_runs
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS, "lora", "none"], capture_output=True, text=True, check=False, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    return {name: torch.load(root / f"{name}.pt", weights_only=True) for name in ("lora", "none")}
+
+
 @pytest.mark.parametrize("lora", ["lora", "none"])
 def test_the_model_loads_without_leyden_and_gives_the_same_logits(
-    lora: str, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    lora: str, saved_runs: tuple[Path, dict[str, Run]], fresh_logits: dict[str, dict[str, torch.Tensor]]
 ) -> None:
-    from leyden.artifacts import job  # noqa: PLC0415
-    from leyden.backbone.attention import attention_for_generation  # noqa: PLC0415
-    from leyden.settings.composition import compose_config  # noqa: PLC0415
-    from leyden.settings.read import read  # noqa: PLC0415
-
-    kept = {}
-    save = job.save_run
-    monkeypatch.setattr(job, "save_run", lambda run, *rest: (kept.update(run=run), save(run, *rest)))
-    conf = Path(__file__).parents[2] / "conf"
-    overrides = [*TINY, f"lora={lora}", "experiment_name=run", f"output_directory={tmp_path}", "trainer.progress=none"]
-    config, faults = compose_config("train", overrides, conf)
-    assert not faults
-    job.run_job(read(config))
-    out = tmp_path / "logits.pt"
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS, str(tmp_path / "run" / "model"), str(out)],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    fresh = torch.load(out, weights_only=True)
-    model = kept["run"].module.backbone.eval()
+    run, fresh = saved_runs[1][lora], fresh_logits[lora]
+    assert (saved_runs[0] / lora / "model" / "adapter_config.json").is_file() == (lora == "lora")
+    model = run.module.backbone.eval()
     with torch.no_grad(), attention_for_generation(model, "sdpa"):
         ours = model(fresh["ids"], use_cache=False).logits
     torch.testing.assert_close(ours, fresh["logits"], rtol=1e-5, atol=1e-5)
-    assert kept["run"].module.evaluation is not None
+    assert run.module.evaluation is not None
 
 
-def test_predict_writes_one_prediction_per_row_in_order(dpo_run: SimpleNamespace, run_cli: Cli) -> None:
+def test_predict_writes_one_prediction_per_row_in_order(dpo_run: SimpleNamespace, run_here: Cli) -> None:
     table = dpo_run.root.parent / "new.csv"
     strange = 'Ünïcödé "quoted",\nnew line'
     rows = [("b", "", "My kettle sings?"), ("a", "b", "It sings louder now."), ("c", "", strange)]
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("id", "parent_id", "message"), *rows])
     short = "generation.max_length_inference=4"
-    done = run_cli(["predict.py", f"run={dpo_run.folder}", f"dataset.path={table}", short])
+    done = run_here(["predict.py", f"run={dpo_run.folder}", f"dataset.path={table}", short])
     assert done.returncode == 0, done.stderr
     written = pd.read_parquet(dpo_run.folder / "predictions" / "new" / "predictions.parquet")
     assert written["message"].tolist() == [text for _, _, text in rows]
@@ -182,14 +202,14 @@ def test_predict_writes_one_prediction_per_row_in_order(dpo_run: SimpleNamespace
     assert "3 predictions" in done.stdout
 
 
-def test_predict_scores_rows_that_have_answers_as_the_run_did(dpo_run: SimpleNamespace, run_cli: Cli) -> None:
+def test_predict_scores_rows_that_have_answers_as_the_run_did(dpo_run: SimpleNamespace, run_here: Cli) -> None:
     ours = pd.read_parquet(dpo_run.folder / "predictions.parquet")
     columns = ["id", "parent_id", "message", "good_reply", "poor_reply"]
     table = dpo_run.root.parent / "held_out.csv"
     ours[columns].to_csv(table, index=False)
     model = dpo_run.folder / "model"
     out = dpo_run.root.parent / "predicted"
-    done = run_cli(["predict.py", f"run={model}", f"dataset.path={table}", f"output={out}"])
+    done = run_here(["predict.py", f"run={model}", f"dataset.path={table}", f"output={out}"])
     assert done.returncode == 0, done.stderr
     again = pd.read_parquet(out / "predictions.parquet")
     ends = ours["prediction"].notna()
@@ -202,10 +222,10 @@ def test_predict_scores_rows_that_have_answers_as_the_run_did(dpo_run: SimpleNam
 
 
 def test_a_full_fine_tuning_shows_its_progress_and_is_scored_again_against_where_it_started(
-    run_cli: Cli, tmp_path: Path
+    run_here: Cli, tmp_path: Path
 ) -> None:
     command = ["train.py", "problem=dpo", *TINY, "lora=none", "trainer.epochs=2", "trainer.evaluation_epochs=0.5"]
-    done = run_cli([*command, "experiment_name=full", "output_directory=."], cwd=tmp_path)
+    done = run_here([*command, "experiment_name=full", "output_directory=."], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     updates = json.loads((tmp_path / "full" / "manifest.json").read_text())["updates"]
     shown = re.findall(r"^(train|evaluate|predict) +(\d+)/(\d+)", done.stderr, flags=re.MULTILINE)
@@ -214,7 +234,7 @@ def test_a_full_fine_tuning_shows_its_progress_and_is_scored_again_against_where
     ours = pd.read_parquet(tmp_path / "full" / "predictions.parquet")
     table = tmp_path / "held_out.csv"
     ours[["id", "parent_id", "message", "good_reply", "poor_reply"]].to_csv(table, index=False)
-    done = run_cli(["predict.py", "run=full", f"dataset.path={table}", "output=again"], cwd=tmp_path)
+    done = run_here(["predict.py", "run=full", f"dataset.path={table}", "output=again"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     again = pd.read_parquet(tmp_path / "again" / "predictions.parquet")
@@ -227,7 +247,7 @@ def test_a_full_fine_tuning_shows_its_progress_and_is_scored_again_against_where
         )  # fmt: skip
 
 
-def test_predictions_are_written_whatever_else_the_table_holds(run_cli: Cli, tmp_path: Path) -> None:
+def test_predictions_are_written_whatever_else_the_table_holds(run_here: Cli, tmp_path: Path) -> None:
     rows = [
         {"q": f"Question {number}?", "a": f"Answer {number}.", "prediction": "mine", "table_prediction": "mine too",
          "extra": number if number % 2 else "text"}
@@ -237,7 +257,7 @@ def test_predictions_are_written_whatever_else_the_table_holds(run_cli: Cli, tmp
     columns = ["dataset=table", "dataset.train_dataframe=t.jsonl", "dataset.prompt_column=q", "dataset.answer_column=a"]
     short = "generation.max_length_inference=4"
     command = ["train.py", "backbone=tiny", *columns, short, "dataset.validation_size=0.4"]
-    done = run_cli([*command, "experiment_name=run", "output_directory=."], cwd=tmp_path)
+    done = run_here([*command, "experiment_name=run", "output_directory=."], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "'extra' of the table holds several types" in done.stderr
     written = pd.read_parquet(tmp_path / "run" / "predictions.parquet")

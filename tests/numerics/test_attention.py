@@ -19,7 +19,8 @@ from leyden.backbone.attention import attention_for_generation, choose_attention
 from leyden.backbone.scoring import base_model, sequence_counts, sequence_sums, target_logps
 from leyden.backbone.segments import dense_attention, segment_attention, visible
 from leyden.backbone.tiny import tiny_model
-from leyden.data.batches import Segments, pack, pad
+from leyden.data.batches import Segments
+from leyden.data.collation import pack, pad
 from leyden.data.trees import Segment, Tree, build_tree
 from leyden.settings.errors import ModelError
 

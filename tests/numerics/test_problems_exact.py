@@ -16,7 +16,8 @@ from leyden.backbone.lora import add_adapter
 from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
 from leyden.backbone.tiny import tiny_model
-from leyden.data.batches import Batch, pack, pad
+from leyden.data.batches import Batch
+from leyden.data.collation import pack, pad
 from leyden.data.truncation import Conversation, Turn
 from leyden.problem import losses
 from leyden.problem.causal_lm import CausalLM

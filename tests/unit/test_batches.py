@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leyden.data.batches import Batch, Segments, pack, pad
+from leyden.data.batches import Batch, Segments
+from leyden.data.collation import pack, pad
 from leyden.data.trees import Segment, Tree, build_tree
 
 PAD = 99

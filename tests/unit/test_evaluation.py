@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 import torch
 
-from leyden.data.batches import Batch, pack
+from leyden.data.batches import Batch
+from leyden.data.collation import pack
 from leyden.data.trees import Segment, build_tree
 from leyden.problem.base import Outcome
 from leyden.problem.causal_lm import CausalLM

@@ -10,8 +10,17 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.attention import choose_attention
-from leyden.backbone.generate import clean_text, generate_texts, generation_config, pad_id, stop_strings
-from leyden.backbone.tiny import tiny_model, tiny_tokenizer
+from leyden.backbone.generate import (
+    check_room,
+    clean_text,
+    generate_texts,
+    generation_config,
+    pad_id,
+    start_id,
+    stop_strings,
+)
+from leyden.backbone.tiny import MAX_LENGTH, tiny_model, tiny_tokenizer
+from leyden.settings.errors import ConfigError, ModelError
 from leyden.settings.model_groups import Generation
 
 PROMPTS = [list(b"a question"), list(b"why"), list(b"something much longer than the others, to be padded to"), [65]]
@@ -225,3 +234,52 @@ def test_the_model_is_left_as_it_was(checkpointing: bool, model: Any, tokenizer:
     assert [module.training for module in model.modules()] == modes
     assert model.config._attn_implementation == attention
     assert model.config.use_cache is False
+
+
+@pytest.mark.parametrize(("bos", "start"), [("<bos>", 258), (None, EOS)])
+def test_an_empty_prompt_starts_from_the_begin_token_or_else_from_the_end_token(
+    bos: str | None, start: int, model: nn.Module
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = bos
+    assert start_id(tokenizer) == start
+    ids = torch.tensor([[start]])
+    alone = tiny_model("llama").generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12,
+        bos_token_id=None, eos_token_id=EOS, pad_token_id=257,
+    )  # fmt: skip
+    expected = clean_text(tokenizer, alone[0, 1:].tolist(), ())
+    assert expected
+    for batch_size in (1, 3):
+        found = generate_texts(model, tokenizer, [PROMPTS[0], [], PROMPTS[1]], settings(), (), batch_size=batch_size)
+        assert found[1] == expected
+        assert [found[0], found[2]] == plain(tokenizer)[:2]
+
+
+def test_an_empty_prompt_without_a_token_to_start_from_is_refused(model: nn.Module) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="neither a begin nor an end token"):
+        generate_texts(model, tokenizer, [[65], []], settings(), (), batch_size=2)
+    assert generate_texts(model, tokenizer, [[65]], settings(), (), batch_size=2)
+
+
+def test_an_answer_beyond_rotary_positions_is_a_warning() -> None:
+    model, room = tiny_model("llama"), MAX_LENGTH - 12 + 1  # the last of the twelve new tokens is not read
+    assert check_room(model, room, settings()) is None
+    warning = check_room(model, room + 1, settings())
+    assert warning is not None
+    assert f"generation.max_length_inference=12 after a prompt of {room + 1} tokens" in warning
+
+
+def test_an_answer_beyond_learned_positions_is_refused_where_the_library_fails(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    model = tiny_model("gpt2", n_positions=32, max_position_embeddings=32)
+    room = 32 - 12 + 1
+    assert check_room(model, room, settings()) is None
+    generate_texts(model, tokenizer, [[65] * room], settings(min_length_inference=12), (), batch_size=1)
+    with pytest.raises(ConfigError, match=r"there are only 32\. Lower generation\.max_length_inference"):
+        check_room(model, room + 1, settings())
+    with pytest.raises(IndexError):
+        generate_texts(model, tokenizer, [[65] * (room + 1)], settings(min_length_inference=12), (), batch_size=1)

@@ -16,7 +16,7 @@ from leyden.backbone.checkpoint import find_checkpoint, load_tokenizer
 from leyden.backbone.load import check_architecture, choose_dtype, load_model
 from leyden.backbone.scoring import target_logps
 from leyden.backbone.tiny import tiny_model, tiny_tokenizer
-from leyden.data.batches import pad
+from leyden.data.collation import pad
 from leyden.data.trees import Segment, build_tree
 from leyden.settings.errors import ConfigError, ModelError
 from leyden.settings.locations import wheel_checkpoint

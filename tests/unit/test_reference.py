@@ -11,7 +11,8 @@ from leyden.backbone.lora import add_adapter
 from leyden.backbone.reference import Reference, evaluation_mode
 from leyden.backbone.scoring import target_logps
 from leyden.backbone.tiny import tiny_model
-from leyden.data.batches import Batch, pack
+from leyden.data.batches import Batch
+from leyden.data.collation import pack
 from leyden.data.trees import Segment, build_tree
 from leyden.settings.model_groups import Lora
 

@@ -48,6 +48,9 @@ def settings(*overrides: str) -> Settings:
         ("backbone=tiny", "dataset.prompt_column=[]"),  # continued pretraining: no prompt
         ("backbone=tiny", "dataset.prompt_column=[message,subject]"),
         ("backbone=tiny", "+optimizer.amsgrad=true", "+tokenizer.tokenizer_kwargs.use_fast=false"),
+        ("backbone=tiny", "optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps"),
+        ("backbone=tiny", "schedule._target_=my.curve", "~schedule.min_learning_rate_ratio"),
+        ("backbone=tiny", "problem=dpo", "problem.loss._target_=my.loss", "~problem.loss.beta"),
         ("backbone=tiny", "experiment_name=null", "hydra.job.chdir=false"),
         ("-m", "backbone=tiny", "lora.r=4,16", "schedule=cosine,linear", "seed=range(1,3)"),
         ("backbone=tiny", "schedule.warmup_epochs=2"),  # odd, and told as a warning when the run starts
@@ -77,7 +80,10 @@ def test_a_good_command_line_has_no_fault(arguments: tuple[str, ...]) -> None:
         (["+optimizer.learning_rate=1"], ["optimizer.learning_rate is there already"]),
         (["optimizer.amsgrad=true"], ["optimizer.amsgrad", "+optimizer.amsgrad=true"]),
         (["tokenizer.tokenizer_kwargs={use_fast:false}"], ["+tokenizer.tokenizer_kwargs.KEY=VALUE"]),
-        (["~seed"], ["~seed: a setting cannot be taken away"]),
+        (["~seed"], ["~seed: this setting cannot be taken away"]),
+        (["~lora.dropout"], ["~lora.dropout: this setting cannot be taken away"]),
+        (["~optimizer.learning_rate"], ["~optimizer.learning_rate: this setting cannot be taken away"]),
+        (["~optimizer.momentum"], ["'optimizer.momentum' does not exist"]),
         (["~lora"], ["~lora: choose a file of conf/lora", "none"]),
         (["backbone=lama"], ["backbone=lama does not exist", "Did you mean llama?", "Allowed: gemma, llama"]),
         (["backbone=_shared"], ["backbone=_shared does not exist"]),
@@ -191,6 +197,31 @@ def test_a_sweep_is_refused_as_a_whole_with_each_bad_value_told_once() -> None:
     assert len(found) == 4, found
     for part in ("backbone=lama", "lora.r=0", "optimizer.learning_rate=0", "lora.alpha=0"):
         assert sum(part in fault for fault in found) == 1, found
+
+
+def test_keys_that_are_taken_away_do_not_reach_the_target() -> None:
+    made = settings("optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps", "+optimizer.momentum=0")
+    assert made.optimizer.knobs == {"momentum": 0}
+    assert settings("~optimizer.eps").optimizer.knobs == {"betas": [0.9, 0.999]}
+
+
+def test_a_sweep_goes_neither_into_a_run_nor_over_the_runs_of_another(tmp_path: Path) -> None:
+    sweep = ["-m", "backbone=tiny", "lora.r=4,8", f"output_directory={tmp_path}"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "swept" / "0").mkdir(parents=True)
+    (tmp_path / "swept" / "0" / "config.yaml").touch()
+    for overwrite in ([], ["overwrite=true"]):
+        (fault,) = faults(*sweep, "experiment_name=run", *overwrite)
+        assert "experiment_name=run" in fault
+        assert "is a run, so no sweep goes into it. Choose another experiment_name." in fault
+    (fault,) = faults(*sweep, "experiment_name=swept")
+    assert "holds the runs of a sweep already" in fault
+    assert faults(*sweep, "experiment_name=swept", "overwrite=true") == []
+    assert faults(*sweep, "experiment_name=swept", f"hydra.sweep.dir={tmp_path / 'elsewhere'}") == []
+    assert faults(*sweep, "experiment_name=new") == faults(*sweep) == []
+    found = faults("-m", "backbone=tiny", "experiment_name=new,run,swept", f"output_directory={tmp_path}")
+    assert [fault.split(":")[0] for fault in found] == ["experiment_name=run", "experiment_name=swept"]
 
 
 def test_a_hub_id_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

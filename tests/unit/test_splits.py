@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from fractions import Fraction
 from math import floor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedShuffleSplit
 
-from leyden.data.splits import sample, split
+from leyden.data.splits import sample, split, stratified_split
 from leyden.settings.errors import DataError
 
 CONVERSATIONS = st.lists(st.integers(0, 30), min_size=2, max_size=80)
@@ -136,3 +138,103 @@ def test_sample_and_split_are_drawn_apart() -> None:
     validation = split(range(1000), 0.1, seed=1)[1]
     both = set(validation) & set(sample(range(1000), range(1000), 0.1, seed=1, chained=False))
     assert len(both) < 40
+
+
+def classes_of(*counts: int) -> list[int]:
+    """Classes mixed: first one row of each, then the second of each, ..."""
+    return [number for turn in range(max(counts)) for number, count in enumerate(counts) if turn < count]
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "held"),
+    [
+        ((50, 30, 20), 0.1, (5, 3, 2)),
+        ((87, 13), 0.1, (9, 1)),
+        ((4, 3, 3), 0.2, (1, 1, 0)),  # of 0.8, 0.6 and 0.6 the largest remainders, and of equals the lower number
+        ((97, 2, 1), 0.1, (10, 0, 0)),
+        ((6, 2, 2), 0.7, (5, 1, 1)),  # 4.2, 1.4 and 1.4: the small ones keep one row to train on
+        ((90, 5, 5), 0.5, (45, 3, 2)),
+    ],
+)
+def test_classes_keep_their_shares(counts: tuple[int, ...], size: float, held: tuple[int, ...]) -> None:
+    classes = classes_of(*counts)
+    train, held_out, _ = stratified_split(classes, "abc", size, seed=1337)
+    assert sorted(train + held_out) == list(range(len(classes)))
+    assert (train, held_out) == (sorted(train), sorted(held_out))
+    assert tuple(Counter(classes[row] for row in held_out)[number] for number in range(len(counts))) == held
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=2, max_size=90), st.integers(1, 60).map(lambda percent: percent / 100),
+    st.integers(0, 2**32),
+)  # fmt: skip
+def test_stratified_split_properties(classes: list[int], size: float, seed: int) -> None:
+    names = list("abcdefg")
+    count = floor(len(classes) * Fraction(str(size)) + Fraction(1, 2))
+    if count in (0, len(classes)):
+        with pytest.raises(DataError, match=r"dataset\.validation_size="):
+            stratified_split(classes, names, size, seed)
+        return
+    train, held_out, warnings = stratified_split(classes, names, size, seed)
+    assert stratified_split(classes, names, size, seed) == (train, held_out, warnings)
+    assert sorted(train + held_out) == list(range(len(classes)))
+    assert len(held_out) == count == len(split(range(len(classes)), size, seed)[1])
+    sizes, held = Counter(classes), Counter(classes[row] for row in held_out)
+    if any("not split evenly" in warning for warning in warnings):
+        assert sum(rows - 1 for rows in sizes.values()) < count
+        assert (train, held_out) == split(range(len(classes)), size, seed)
+        return
+    assert all(held[number] < rows for number, rows in sizes.items())  # each class trains
+    lone = [names[number] for number in sorted(sizes) if sizes[number] == 1]
+    assert [f"{len(lone)} of {len(sizes)} classes have one row" in warning for warning in warnings] == [True] * bool(
+        lone
+    )
+    for number, rows in sizes.items():
+        assert held[number] >= floor(rows * Fraction(str(size)))
+        if all(other * (1 - size) >= 1 for other in sizes.values()):  # no class is kept from its share
+            assert held[number] < rows * Fraction(str(size)) + 1
+        # within a class the order is that of the plain split: what it holds out first, this one does too
+        rank = {row: place for place, row in enumerate(ranked(len(classes), seed))}
+        own = [row for row in range(len(classes)) if classes[row] == number]
+        assert {row for row in held_out if classes[row] == number} == set(sorted(own, key=rank.get)[: held[number]])  # type: ignore[arg-type]
+
+
+def ranked(total: int, seed: int) -> list[int]:
+    """Rows in the order in which larger and larger plain splits hold them out."""
+    order: list[int] = []
+    for count in range(1, total):
+        order += sorted(set(split(range(total), count / total, seed)[1]) - set(order))
+    return [*order, *(set(range(total)) - set(order))]
+
+
+def test_shares_are_those_of_scikit_learn() -> None:
+    counts = (331, 77, 41, 12, 9, 5)
+    classes = classes_of(*counts)
+    for size in (0.1, 0.25, 0.5):
+        held_out = stratified_split(classes, "abcdef", size, seed=1)[1]
+        _, theirs = next(StratifiedShuffleSplit(1, test_size=len(held_out), random_state=0).split(classes, classes))
+        ours, theirs = Counter(classes[row] for row in held_out), Counter(classes[row] for row in theirs)
+        assert all(abs(ours[number] - theirs[number]) <= 1 for number in range(len(counts)))
+
+
+def test_classes_of_one_row_train_and_are_counted() -> None:
+    classes = [0] * 20 + [1] * 20 + list(range(2, 9))
+    train, _, (warning,) = stratified_split(classes, "abcdefghi", 0.2, seed=3)
+    assert set(range(40, 47)) <= set(train)
+    assert warning == "7 of 9 classes have one row, which trains: c, d, e, f, g and 2 more."
+
+
+def test_a_split_that_would_leave_classes_without_training_rows_is_plain_and_says_so() -> None:
+    classes = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    train, held_out, (warning,) = stratified_split(classes, "abcde", 0.7, seed=1)
+    assert (train, held_out) == split(range(10), 0.7, seed=1)
+    assert "dataset.validation_size=0.7 holds out 7 of 10 rows; each of 5 classes cannot keep one" in warning
+    assert stratified_split(classes, "abcde", 0.5, seed=1)[2] == []
+
+
+def test_rows_of_a_class_are_chosen_equally_often() -> None:
+    counts = Counter[int]()
+    for seed in range(1000):
+        counts.update(stratified_split([0, 1] * 10, "ab", 0.2, seed)[1])
+    # binomial(1000, 1/5): mean 200, deviation 12.6
+    assert all(abs(counts[row] - 200) < 5 * 12.6 for row in range(20))

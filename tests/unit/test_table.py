@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 import pickle
 import tempfile
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leyden.data.detection import detect
+from leyden.data.readers import File
 from leyden.data.table import Table, absent_columns, read_table, require_columns
 from leyden.settings.errors import ConfigError, DataError
 
@@ -23,6 +27,16 @@ REAL = Path(__file__).parents[3] / "shared" / "data"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
     ['"', "a\nb", "a\r\nb", "a\rb", ",", "None", "NA", "nan", "\x00", "\u2028", "\ufeff", "'", "1.0", " x ", "日本"]
 )
+
+
+def _parquet_bytes() -> bytes:
+    columns = {"a": ["one", "two", None], "b": [1, None, 3], "c": [[1, 2], [], None], "d": [0.5, 1.5, None]}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+PARQUET = _parquet_bytes()
 
 
 def table_of(folder: Path, name: str, content: str | bytes) -> Table:
@@ -54,7 +68,7 @@ def test_endings_in_any_letter_case(tmp_path: Path, name: str) -> None:
     assert table.texts("b") == ["1", "2"]
 
 
-@pytest.mark.parametrize("name", ["t.txt", "t", "t.csv.gz", "t.xlsx"])
+@pytest.mark.parametrize("name", ["t.json", "t", "t.csv.gz", "t.xlsx"])
 def test_other_endings_are_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("a\n1\n")
     with pytest.raises(ConfigError, match=r"dataset\.validation_dataframe=.*\.csv, \.parquet, \.pq, \.jsonl, \.ndjson"):
@@ -295,6 +309,99 @@ def test_absent_columns_are_all_named_with_the_nearest(tmp_path: Path) -> None:
     assert "Did you mean 'PROMPT'?" in system
     # N35: a validation table may lack a column, so absence alone is no error
     assert absent_columns(table, {"dataset.system_column": "system"}) == [("dataset.system_column", "system")]
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        ("text;label", "semicolons"),
+        ('"text";"label"', "semicolons"),
+        ("text\tlabel", "tabs"),
+        ("a|b|c;d", "bars"),
+        ('\n"a, b";"c"', "semicolons"),
+    ],
+)
+def test_csv_with_another_separator_says_so(tmp_path: Path, header: str, what: str) -> None:
+    (fault,) = data_faults(tmp_path, "t.csv", f'{header}\n"one, two";"x"\n')
+    assert f"the header holds no comma but {what}" in fault
+    separator = {"semicolons": ";", "tabs": "\t", "bars": "|"}[what]
+    assert f"sep={separator!r}" in fault  # repr, so that a tab can be pasted
+
+
+def test_csv_names_may_hold_separators(tmp_path: Path) -> None:
+    assert list(table_of(tmp_path, "t.csv", '"a;b"\nx\n').frame.columns) == ["a;b"]
+    assert list(table_of(tmp_path, "t.csv", '"a;\nb"\nx\n').frame.columns) == ["a;\nb"]
+    assert list(table_of(tmp_path, "t.csv", "a;b,c\nx,y\n").frame.columns) == ["a;b", "c"]
+
+
+def test_cure_for_another_separator_works(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('text;label\n"one, two";x\n')
+    pd.read_csv(tmp_path / "t.csv", sep=";").to_csv(tmp_path / "t.csv", index=False)
+    assert read_table(tmp_path / "t.csv").texts("text") == ["one, two"]
+
+
+def test_json_lines_refuse_a_key_that_stands_twice(tmp_path: Path) -> None:
+    (fault,) = data_faults(tmp_path, "t.jsonl", '{"a": 1}\n{"b": {"a": 1, "a": 2}}')
+    assert "line 2: the key 'a' stands twice" in fault
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+    broken = pa.array([b"ok", b"caf\xe9"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"a": broken}), tmp_path / "t.pq")
+    with pytest.raises(DataError, match="Invalid UTF8"):
+        read_table(tmp_path / "t.pq")
+
+
+def test_the_hash_is_of_the_bytes_that_were_read(tmp_path: Path) -> None:
+    content = b"a\nx\n"
+    table = table_of(tmp_path, "t.csv", content)
+    (tmp_path / "t.csv").write_text("a\nchanged\n")
+    assert table.sha256 == hashlib.sha256(content).hexdigest()
+    assert [(file.path, file.kind) for file in table.files] == [(tmp_path / "t.csv", "csv")]
+
+
+def test_places_name_each_file_and_a_place_once() -> None:
+    files = (File(Path("a.csv"), "csv", "1"), File(Path("n.md"), "text", "2"), File(Path("b.pq"), "parquet", "3"))
+    frame = pd.DataFrame({"x": range(8)})
+    table = Table(Path("all"), frame, [2, 2, 3, 1, 1, 2, 3, 4], files, [0, 0, 0, 1, 2, 2, 2, 2])
+    assert table.places([0, 1]) == "a.csv line 2"
+    assert table.places([0, 1, 2, 3, 4]) == "a.csv lines 2, 3, n.md, b.pq row 1"
+    assert table.places(range(8)) == "a.csv lines 2, 3, n.md, b.pq rows 1, 2 and 2 more"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["t.csv", "t.jsonl", "t.pq", "t.txt"]),
+    st.binary(max_size=60)
+    | st.text(st.sampled_from('ab,;"\n\r\t|{}[]:1.e\\u\x00é\ufeff'), max_size=60).map(str.encode),
+)
+def test_any_bytes_are_a_table_or_a_fault_of_the_user(name: str, content: bytes) -> None:
+    _readable_or_refused(name, content)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_parquet_is_a_table_or_a_fault_of_the_user(data: st.DataObject) -> None:
+    content = bytearray(PARQUET)
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    end = data.draw(st.sampled_from([None, -1, len(content) // 2]))
+    _readable_or_refused("t.pq", bytes(content[:end]))
+
+
+def _readable_or_refused(name: str, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            table = table_of(Path(folder), name, content)
+        except DataError:
+            return
+    assert len(table) == len(table.lines) == len(table.origin) > 0
+    for column in table.frame.columns:
+        with suppress(DataError):  # nested cells
+            assert len(table.texts(column)) == len(table)
+    assert table.places(range(len(table)))
+    with suppress(DataError):
+        detect(table)
 
 
 def test_reading_writes_nothing(tmp_path: Path) -> None:

@@ -280,3 +280,86 @@ def test_of_several_chat_templates_the_default_is_kept() -> None:
     text = str(tokenizer.chat_template)
     tokenizer.chat_template = {"default": text, "tool_use": DROPS}
     assert ChatTemplate(tokenizer).jinja == text
+
+
+# In the shape of three families, written for this test: who is trimmed, and where a system text goes.
+HEADED = (
+    "{{ '<bos>' }}{% for m in messages %}{% set text = '<|im_start|>' + m['role'] + '\n\n' + m['content'] | trim %}"
+    "{{ text + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n\n' }}{% endif %}"
+)
+NO_SYSTEM = (
+    "{{ '<bos>' }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SYSTEM_IN_FIRST = (
+    "{{ '<bos>' }}{% set first = '' %}{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'] + '\n\n' %}{% set messages = messages[1:] %}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{{ first if loop.first else '' }}"
+    "{{ m['content'] | trim }}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+HALF = (
+    "{% for m in messages %}{{ '<|im_start|>' + (m['content'].lstrip('\n') if m['role'] == 'assistant' else "
+    "m['content'].rstrip()) + '<|im_end|>' }}{% endfor %}"
+)
+SPACED = [(" a ", "\n\n b\t"), ("\u3000c d\u2028", "e\n"), ("f", " \n")]
+
+
+@pytest.mark.parametrize(
+    ("text", "roles", "systems"),
+    [
+        (HEADED, ["assistant", "system", "user"], ["", " Be\n kind. "]),
+        (NO_SYSTEM, ["assistant", "user"], [""]),
+        (SYSTEM_IN_FIRST, ["assistant", "user"], ["", " Be\n kind. "]),
+        (HALF, ["assistant", "system", "user"], ["", " Be\n kind. "]),
+        (None, [], ["", " Be\n kind. "]),
+    ],
+)
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_texts_are_trimmed_where_the_template_trims_them(
+    text: str | None, roles: list[str], systems: list[str], turns: int
+) -> None:
+    tokenizer = with_template(text) if text else tiny_tokenizer()
+    template = ChatTemplate(tokenizer)
+    assert template.trimmed_roles == roles
+    for system in systems:
+        columns = {
+            "system": [system], "prompt": [prompt for prompt, _ in SPACED], "rejected_prompt": [" x"],
+            "answer": [answer for _, answer in SPACED], "rejected": [" y "], "other": [" z "],
+        }  # fmt: skip
+        written = template.as_written(columns)
+        pairs = list(zip(written["prompt"], written["answer"], strict=True))
+        layout = template.layout(turns, system=bool(system))
+        ours = joined(tokenizer, layout, pairs[:turns], written["system"][0])
+        library = ids_of(tokenizer, messages(SPACED[:turns], system))
+        assert library[: len(ours)] == ours
+        assert tokenizer.decode(library[len(ours) :]).strip() == ""
+        raw = joined(tokenizer, layout, SPACED[:turns], system)
+        assert (raw == ours) == (not roles)
+        assert written["other"] == [" z "]
+        if text == HEADED:
+            assert (written["rejected_prompt"], written["rejected"]) == (["x"], ["y"])
+
+
+def test_markers_keep_the_texts_as_they_are() -> None:
+    columns = {"prompt": [" a "], "answer": ["\n"]}
+    assert MarkerTemplate(dataset(), tiny_tokenizer()).as_written(columns) == columns
+
+
+@pytest.mark.parametrize(("text", "lines"), [(NO_SYSTEM, 1), (str(tiny_tokenizer().chat_template), 0)])
+def test_one_line_says_that_texts_are_trimmed(text: str, lines: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="leyden")
+    make_template(dataset(chat_template=True), with_template(text))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == lines
+    assert all("leaves out white space at the ends of assistant and user texts" in line for line in said)
+
+
+def test_a_text_that_is_trimmed_in_some_places_only_is_trimmed_in_all() -> None:
+    """As where a system text is put in front of the first prompt before both are trimmed together."""
+    text = SYSTEM_IN_FIRST.replace("{{ first if loop.first else '' }}{{ m['content'] | trim }}", (
+        "{{ ((first if loop.first else '') + m['content']) | trim }}"
+    ))  # fmt: skip
+    template = ChatTemplate(with_template(text))
+    assert template.as_written({"system": ["  s "], "prompt": [" p "]}) == {"system": ["s "], "prompt": ["p"]}

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.tiny import tiny_tokenizer
 from leyden.data import tokenization
-from leyden.data.tokenization import TokenColumn, encode, tokenize_columns, tokenizer_key
+from leyden.data.tokenization import TokenColumn, control_tokens, encode, tokenize_columns, tokenizer_key
 
 COLUMNS = {"prompt": ["one", "", "質 <|im_end|>", "x" * 300], "answer": ["a", "b", "c\n", ""]}
 Columns = dict[str, Sequence[str]]
@@ -155,6 +155,40 @@ def test_a_change_of_the_tokenizer_is_a_miss(change: Callable[[Any], object]) ->
     found, hit = tokenize_columns(COLUMNS, tokenizer, cache=True)
     assert not hit
     assert rows(found)["prompt"] == encode(tokenizer, COLUMNS["prompt"])
+
+
+@pytest.mark.parametrize("marks", [{"normalized": True}, {"lstrip": True, "rstrip": True}, {"single_word": True}, {}])
+def test_a_control_token_that_is_not_marked_special_is_text_in_a_table(marks: dict[str, bool]) -> None:
+    tokenizer, plain = tiny_tokenizer(), tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken("<think>", special=False, **marks), AddedToken("</think>", special=False)])
+    text = "1 <think> 2</think><|im_end|>"
+    library = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert {261, 262} <= set(library), "the library reads them as control tokens"
+    assert encode(tokenizer, [text]) == encode(plain, [text]) == expected({"a": [text]})["a"]
+    columns, _ = tokenize_columns({"a": [text]}, tokenizer, cache=False)
+    assert rows(columns)["a"] == encode(plain, [text])
+    assert {261, 262, 260} <= set(encode(tokenizer, [text], special=True)[0]), "a template still writes them"
+    after = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert after == library, "the tokenizer itself was changed"
+
+
+def test_white_space_and_pieces_of_the_vocabulary_stay_tokens_of_their_own() -> None:
+    tokenizer: Any = tiny_tokenizer()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"]["<h1>"] = 300
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    names = ["   ", "\n\n", "<h1>", "<tool_call>"]
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in names])
+    own = tokenizer.convert_tokens_to_ids(names)
+    assert len(set(own)) == 4
+    assert own[2] == 300
+    assert control_tokens(tokenizer) - control_tokens(tiny_tokenizer()) == {"<tool_call>"}
+    assert encode(tokenizer, ["   \n\n<h1>"])[0] == own[:3]
+    key = tokenizer_key(tokenizer)
+    tokenizer.chat_template = "{{ '<h1>' }}" + tokenizer.chat_template
+    assert "<h1>" in control_tokens(tokenizer), "what the template writes must not come out of a text"
+    assert encode(tokenizer, ["   \n\n<h1>"])[0] == [*own[:2], *encode(tiny_tokenizer(), ["<h1>"])[0]]
+    assert tokenizer_key(tokenizer) != key
 
 
 def test_another_version_of_the_library_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,8 +55,11 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
         with torch.no_grad():
             model.save_pretrained(folder)
         model.config.use_cache = False
+    if material.problem.head.outputs is not None:
+        base_model(backbone).config.save_pretrained(str(folder))  # an adapter alone would not know its classes
     save_tokenizer(material.tokenizer, material.template.jinja, folder)
-    generation_config(settings.generation, material.tokenizer).save_pretrained(folder)
+    if material.problem.generates:
+        generation_config(settings.generation, material.tokenizer).save_pretrained(folder)
     (folder / "README.md").write_text(_card(run, material, settings, results), encoding="utf-8")
 
 

@@ -22,11 +22,12 @@ from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.summary import summary
-from leyden.backbone.generate import generate_texts, stop_strings
 from leyden.data.dataset import TreeDataset
 from leyden.settings.errors import ConfigError, TrainingError
 from leyden.settings.schema import Settings
+from leyden.training.assembly import make_answerer
 from leyden.training.prepare import Material, prepare
+from leyden.training.problems import writes
 from leyden.training.run import Run, fit, is_later_rank, world_size
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
         write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
         print(summary(results, folder.path, run))
-    return run.final.metrics[f"validation/{settings.metric.name}"]
+    return run.final.metrics[f"validation/{material.metrics[0].name}"]
 
 
 def save_run(
@@ -112,23 +113,17 @@ def save_predictions(run: Run, material: Material, settings: Settings, folder: R
 def predict_texts(
     run: Run, material: Material, settings: Settings, trees: TreeDataset
 ) -> tuple[dict[int, str], dict[int, str]]:
-    """What the model is shown and what it answers, by sample, for problems that generate."""
-    if not material.problem.generates:
-        return {}, {}
-    prompts = [trees.conversation(sample, answered=False).history for sample in range(len(trees))]
-    with run.display.phase("predict", len(prompts)):
-        answers = generate_texts(
-            run.module.backbone,
-            material.tokenizer,
-            prompts,
-            settings.generation,
-            stop_strings(settings.generation, material.template.stops),
-            batch_size=settings.generation.batch_size_inference or settings.trainer.batch_size,
-            seed=settings.seed,
-            advance=run.display.advance,
-        )
-    shown = {sample: str(material.tokenizer.decode(ids)) for sample, ids in enumerate(prompts)}
-    return shown, dict(enumerate(answers))
+    """What the model is shown and, for problems that generate, what it answers, by sample."""
+    answerer = make_answerer(settings, material, run.module.backbone, run.display.advance)
+    samples = range(len(trees))
+    shown = answerer.shown(samples)
+    evaluation = run.module.evaluation
+    if not writes(settings, material.problem):
+        return shown, {}
+    if evaluation is not None and evaluation.texts:
+        return shown, dict(evaluation.texts)  # of the last evaluation, which saw the same weights
+    with run.display.phase("predict", len(trees)):
+        return shown, answerer.generate(samples)
 
 
 def announce(material: Material) -> None:
@@ -148,4 +143,4 @@ def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> 
     if done.returncode:
         raise TrainingError(f"The worker processes ended with code {done.returncode}; {folder.log} holds their words.")
     results = yaml.safe_load((folder.path / "results.json").read_text(encoding="utf-8"))
-    return float(results["final"][f"validation/{settings.metric.name}"])
+    return float(results["final"][f"validation/{next(iter(settings.metric))}"])

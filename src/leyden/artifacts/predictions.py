@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,20 +39,25 @@ def prediction_table(
         `score_perplexity`. Rows that are no sample (earlier turns of a conversation) have an empty prediction.
     """
     part = trees.part
-    sample_of = {rows[-1]: sample for sample, rows in enumerate(part.samples)}
+    sample_of = {rows[-1]: sample for sample, rows in reversed(list(enumerate(part.samples)))}
     samples = [sample_of.get(row) for row in part.rows]
     table = part.source.table.frame.iloc[list(part.rows)].reset_index(drop=True)
-    added: dict[str, list[object]] = {
-        "prompt_text": _by_sample(samples, prompts),
-        "target": [part.source.texts["answer"][row] if "answer" in part.source.texts else None for row in part.rows],
-        "prediction": _by_sample(samples, texts),
-    }
+    added: dict[str, Sequence[object]] = {"prompt_text": _by_sample(samples, prompts)}
+    if "answer" in part.source.texts:
+        added["target"] = [part.source.texts["answer"][row] for row in part.rows]
+    elif problem.targets == "text":
+        added["target"] = [None] * len(part.rows)
+    if texts or problem.targets == "text":
+        added["prediction"] = _by_sample(samples, texts)
     if evaluation is not None:
-        columns = {name: evaluation.columns[name] for name in problem.predicted if name in evaluation.columns}
-        if {"logps", "counts"} <= evaluation.columns.keys():
-            columns["score_perplexity"] = (-evaluation.columns["logps"] / evaluation.columns["counts"]).exp()
-        for name, column in columns.items():
-            added[name] = _by_sample(samples, dict(zip(evaluation.samples, _floats(column), strict=True)))
+        numbers, columns = evaluation.samples, evaluation.columns
+        if trees.pieces is not None:
+            numbers, columns = _whole_texts(evaluation, [sample_of[part.samples[n][-1]] for n in evaluation.samples])
+        for name, cells in problem.tabulate(columns).items():
+            added[name] = _by_sample(samples, dict(zip(numbers, cells, strict=True)))
+        kept = [n for n, good in zip(evaluation.samples, evaluation.scored.tolist(), strict=True) if good]
+        for name, remarks in evaluation.remarks.items():
+            added[name] = _by_sample(samples, dict(zip(kept, remarks, strict=True)))
     extra = pd.DataFrame(added)
     return pd.concat([table.rename(columns=_renamed(list(table.columns), set(extra.columns))), extra], axis=1)
 
@@ -91,5 +95,12 @@ def _by_sample(samples: Sequence[int | None], values: Mapping[int, object]) -> l
     return [None if sample is None else values.get(sample) for sample in samples]
 
 
-def _floats(column: Tensor) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in column.to(torch.float64).tolist()]
+def _whole_texts(evaluation: Evaluation, firsts: Sequence[int]) -> tuple[list[int], dict[str, Tensor]]:
+    """Add up the pieces that a text was cut into, under the number of its first piece."""
+    numbers = sorted(set(firsts))
+    places = torch.tensor([numbers.index(first) for first in firsts])
+    sums = {
+        name: torch.zeros(len(numbers), dtype=torch.float64).index_add(0, places, evaluation.columns[name].double())
+        for name in ("logps", "counts")
+    }
+    return numbers, {**sums, "loss": -sums["logps"] / sums["counts"]}

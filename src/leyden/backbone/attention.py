@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from leyden.backbone.heads import head_outputs
 from leyden.backbone.scoring import base_model, target_logps
 from leyden.backbone.segments import dense_attention, segment_attention
-from leyden.data.batches import Batch, pack, pad
+from leyden.data.batches import Batch
+from leyden.data.collation import pack, pad
 from leyden.data.trees import Segment, build_tree
 from leyden.settings.errors import ModelError
 
@@ -110,7 +112,7 @@ def _try(model: nn.Module, implementation: str) -> tuple[bool, str]:
     except (RuntimeError, TypeError, ValueError) as fault:
         return False, f"the self-check stopped ({fault})"
     limit = TOLERANCES.get(base.dtype, TOLERANCES[torch.float32])
-    finding = f"packed and separate log-probabilities differ by {error:.1e} in {base.dtype}, the limit is {limit:.0e}"
+    finding = f"packed and separate scores differ by {error:.1e} in {base.dtype}, the limit is {limit:.0e}"
     return error <= limit, finding
 
 
@@ -130,26 +132,23 @@ def isolation_error(model: nn.Module) -> float:
     """Compare packed samples with the same samples one at a time, on the model as it is.
 
     Two short documents and one prompt with two continuations are scored in one row by the engine that is set, and each
-    in a row of its own by the library's attention. The model is left as it was.
+    in a row of its own by the library's attention; of a model with a head, what the head says of each. The model is
+    left as it was.
 
     Returns:
-        Largest difference of two log-probabilities, divided by the largest of all; NaN if one of them is.
+        Largest difference of two scores, divided by the largest of all; NaN if one of them is.
     """
     base = base_model(model)
     implementation = base.config._attn_implementation
     training = [module for module in model.modules() if module.training]
-    generator = np.random.default_rng(0)
-    prompt, *answers = (generator.integers(0, base.config.vocab_size, length).tolist() for length in (5, 3, 6, 4, 7))
-    pair = [Segment(prompt, False), Segment(answers[0], True, 0), Segment(answers[1], True, 0, 1)]
-    documents = [[Segment(answer, True)] for answer in answers[2:]]
-    chains = [[Segment(prompt, False), Segment(answer, True, 0)] for answer in answers[:2]]
-    packed = pack([build_tree(pair, 2), *(build_tree(document) for document in documents)], range(3))
-    single = [pad([build_tree(chain)], [0], 0) for chain in chains + documents]
+    headed = base.get_output_embeddings() is None
+    packed, single = _samples(base.config.vocab_size, pairs=not headed)
+    score = head_outputs if headed else target_logps
     try:
         model.eval()
-        ours = _logps(model, [packed])
+        ours = _scores(model, [packed], score)
         _set(base, base.get_correct_attn_implementation(None))
-        theirs = _logps(model, single)
+        theirs = _scores(model, single, score)
     finally:
         _set(base, implementation)
         for module in training:
@@ -157,10 +156,22 @@ def isolation_error(model: nn.Module) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+def _samples(vocabulary: int, *, pairs: bool) -> tuple[Batch, list[Batch]]:
+    """The same few samples, in one packed row and in rows of their own; a head reads no pairs."""
+    generator = np.random.default_rng(0)
+    prompt, *answers = (generator.integers(0, vocabulary, length).tolist() for length in (5, 3, 6, 4, 7))
+    pair = [Segment(prompt, False), Segment(answers[0], True, 0), Segment(answers[1], True, 0, 1)]
+    documents = [[Segment(answer, True)] for answer in answers[2:]]
+    chains = [[Segment(prompt, False), Segment(answer, True, 0)] for answer in answers[:2]]
+    together = [build_tree(pair, 2)] if pairs else [build_tree(chain) for chain in chains]
+    together += [build_tree(document) for document in documents]
+    return pack(together, range(len(together))), [pad([build_tree(one)], [0], 0) for one in chains + documents]
+
+
 @torch.no_grad()
-def _logps(model: nn.Module, batches: list[Batch]) -> Tensor:
+def _scores(model: nn.Module, batches: list[Batch], score: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
     device = base_model(model).device
-    return torch.cat([target_logps(model, batch.to(device)) for batch in batches])
+    return torch.cat([score(model, batch.to(device)) for batch in batches])
 
 
 @contextmanager

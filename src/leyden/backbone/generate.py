@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from leyden.backbone.attention import attention_for_generation
+from leyden.backbone.load import check_positions
 from leyden.backbone.reference import evaluation_mode
 from leyden.backbone.scoring import base_model
+from leyden.settings.errors import ConfigError, ModelError
 from leyden.settings.escapes import decode_escapes
 from leyden.settings.model_groups import Generation
 
@@ -63,14 +65,18 @@ def generate_texts(  # noqa: PLR0913
     Args:
         model: a causal language model, adapter or not.
         tokenizer: of the model.
-        prompts: token ids, each at least one.
+        prompts: token ids; one without any starts from the begin token, else the end token (see `start_id`).
         settings: how to choose tokens, and how many.
         stops: strings that end an answer; the answer ends before the first of them.
         batch_size: prompts at a time; the result does not depend on it in float32, unless sampling.
         seed: of the sampling; None draws from the global random state.
         advance: told after each batch how many prompts are done.
+
+    Raises:
+        ModelError: a prompt is empty, and the tokenizer has no token to start from.
     """
     answers = [""] * len(prompts)
+    prompts = [prompt or [start_id(tokenizer)] for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
     with (
         torch.inference_mode(),
@@ -130,6 +136,52 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
+def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that an answer without a prompt starts from: begin of sequence, else end of sequence.
+
+    After the end of one text comes the beginning of another, so that is what a model saw in its pretraining.
+
+    Raises:
+        ModelError: the tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise ModelError(
+        "An answer cannot start from an empty prompt: the tokenizer has neither a begin nor an end token. Give every "
+        "row a prompt, or choose another backbone."
+    )
+
+
+def check_room(model: nn.Module, longest_prompt: int, settings: Generation) -> str | None:
+    """Compare the longest prompt and its answer with the positions the model was made for.
+
+    Args:
+        model: a causal language model, adapter or not.
+        longest_prompt: tokens of the longest prompt that will be answered.
+        settings: `max_length_inference` new tokens come on top.
+
+    Returns:
+        A warning when the model may count further than it was made for; None when all is well.
+
+    Raises:
+        ConfigError: positions are learned, and there is none for the last tokens.
+    """
+    base = base_model(model)
+    fault = (
+        f"generation.max_length_inference={settings.max_length_inference} after a prompt of {longest_prompt} tokens "
+        f"goes beyond the positions of {type(base).__name__}"
+    )
+    try:  # the last new token is not read by the model
+        warning = check_positions(base, longest_prompt + settings.max_length_inference - 1)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{fault}, which are learned: there are only {base.config.max_position_embeddings}. Lower "
+            "generation.max_length_inference or tokenizer.max_length."
+        ) from error
+    return f"{fault}; the end of longer answers may be poor." if warning else None
+
+
 def _end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
 
@@ -162,12 +214,13 @@ def _generate(
     padding = pad_id(tokenizer)
     ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    criteria = StoppingCriteriaList([StopStrings(tokenizer, stops, width)] if stops else [])
+    encoder = base_model(model).config.is_encoder_decoder  # its output is the decoder's: the start token and the answer
+    criteria = StoppingCriteriaList([StopStrings(tokenizer, stops, 1 if encoder else width)] if stops else [])
     output = model.generate(  # type: ignore[operator]
         input_ids=ids,
         attention_mask=mask,
         generation_config=generation_config(settings, tokenizer),
         stopping_criteria=criteria,
     )
-    new: list[list[int]] = output[:, width:].tolist()
+    new: list[list[int]] = output[:, 1 if encoder else width :].tolist()
     return new

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from leyden.backbone.checkpoint import Checkpoint, loading
-from leyden.backbone.tiny import ARCHITECTURES
+from leyden.backbone.heads import Family, Head
+from leyden.backbone.tiny import ARCHITECTURES, ENCODER_DECODERS
 from leyden.settings.errors import ConfigError, ModelError
 from leyden.settings.locations import TINY
 from leyden.settings.model_groups import Backbone
 
 LEARNED_POSITIONS = ("wpe", "embed_positions", "position_embeddings")
+LANGUAGE_HEAD = Head()
+log = logging.getLogger(__name__)
 PURE_PRECISIONS = {"bf16-true": "bfloat16", "16-true": "float16", "64-true": "float64"}
 
 
@@ -53,24 +60,34 @@ def choose_dtype(requested: str, device: torch.device, precision: str = "32-true
     return Chosen(requested, "float32", "the device is a CPU")
 
 
-def check_architecture(checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that is no causal language model, from its config alone.
+def check_architecture(checkpoint: Checkpoint, family: Family = "decoder") -> None:
+    """Refuse a checkpoint of another family than the problem needs, from its config alone.
 
     Raises:
-        ModelError: the config cannot be read, or has an encoder.
+        ModelError: the config cannot be read, or has an encoder where none is wanted, or none where one is.
     """
     if checkpoint.name.startswith(TINY) and checkpoint.name.removeprefix(TINY) not in ARCHITECTURES:
         raise ModelError(
             f"backbone.name={checkpoint.name!r}: there is only {', '.join(TINY + n for n in ARCHITECTURES)}."
         )
-    if checkpoint.gguf is not None or checkpoint.name.startswith(TINY):
-        return
-    with loading(checkpoint, "config") as options:
-        config = AutoConfig.from_pretrained(checkpoint.tokenizer_location, **options)
-    if getattr(config, "is_encoder_decoder", False):
+    if checkpoint.name.startswith(TINY):
+        kind = checkpoint.name.removeprefix(TINY)
+        encoder = kind in ENCODER_DECODERS
+    elif checkpoint.gguf is not None:
+        kind, encoder = checkpoint.gguf.name, False
+    else:
+        with loading(checkpoint, "config") as options:
+            config = AutoConfig.from_pretrained(checkpoint.tokenizer_location, **options)
+        kind, encoder = config.model_type, bool(getattr(config, "is_encoder_decoder", False))
+    if encoder and family == "decoder":
         raise ModelError(
-            f"backbone.name={checkpoint.name!r} is a {config.model_type} with an encoder; this problem needs a decoder-"
-            "only model, such as backbone=llama."
+            f"backbone.name={checkpoint.name!r} is a {kind} with an encoder; this problem needs a decoder-only model, "
+            "such as backbone=llama."
+        )
+    if not encoder and family == "encoder_decoder":
+        raise ModelError(
+            f"backbone.name={checkpoint.name!r} is a {kind} without an encoder; this problem needs an encoder and a "
+            "decoder, such as backbone=t5, or backbone=tiny_t5 for a trial."
         )
 
 
@@ -100,26 +117,45 @@ def check_positions(model: PreTrainedModel, max_length: int) -> str | None:
     return f"{fault}; answers at the end of longer samples may be poor."
 
 
-def load_model(checkpoint: Checkpoint, settings: Backbone, dtype: torch.dtype) -> PreTrainedModel:
-    """The checkpoint's weights as a causal language model, in training mode, without a cache.
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep the library's table of missing and unexpected weights away: they are looked at here."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
-    `from_pretrained` returns a model in evaluation mode and Lightning leaves it there, so dropout would be off.
+
+def load_model(
+    checkpoint: Checkpoint, settings: Backbone, dtype: torch.dtype, head: Head = LANGUAGE_HEAD
+) -> PreTrainedModel:
+    """The checkpoint's weights with the head that a problem needs, in training mode, without a cache.
+
+    `from_pretrained` returns a model in evaluation mode and Lightning leaves it there, so dropout would be off. A head
+    that the checkpoint does not have starts with random weights.
 
     Raises:
         ModelError: the weights cannot be found or read, or the model cannot do what the settings ask.
     """
-    with loading(checkpoint, "model") as options:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.location, dtype=dtype, output_loading_info=True, **options
+    with loading(checkpoint, "model") as options, _without_report():
+        loaded: Any = head.auto_class.from_pretrained(
+            checkpoint.location, dtype=dtype, output_loading_info=True, **head.config(), **options
         )
     model, found = loaded
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"backbone.name={checkpoint.name!r} is no model of transformers.")
-    if missing := sorted(found["missing_keys"]):
+    own = ("score.", "classifier.") if head.outputs is not None else ()
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(own)):
         raise ModelError(
             f"backbone.name={checkpoint.name!r} lacks {len(missing)} weights of {type(model).__name__}, such as "
-            f"{missing[0]}; they would be random. Name a checkpoint of a whole causal language model."
+            f"{missing[0]}; they would be random. Name a checkpoint of a whole model."
         )
+    unused = [name for name in found["unexpected_keys"] if head.outputs is None or not name.startswith("lm_head")]
+    if unused:
+        log.warning("%d weights of the checkpoint have no place in the model, such as %s.", len(unused), unused[0])
+    model.config.update(dict(head.extra))
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         if not model.supports_gradient_checkpointing:

@@ -15,16 +15,19 @@ from leyden.settings.errors import ModelError
 from leyden.settings.model_groups import Lora
 
 
-def add_adapter(model: PreTrainedModel, settings: Lora | None, base_name: str) -> PreTrainedModel | PeftModel:
+def add_adapter(
+    model: PreTrainedModel, settings: Lora | None, base_name: str, task: str = "CAUSAL_LM"
+) -> PreTrainedModel | PeftModel:
     """Freeze the model and put adapters on it; without settings every weight stays trainable.
 
     `unfreeze_layers` trains copies that the adapter carries, so switching the adapter off gives the starting point
     back. A weight that several modules share, such as a tied embedding, stays one weight: its copy serves them all.
 
     Args:
-        model: a causal language model.
+        model: a language model, or one with a head.
         settings: of the adapter.
         base_name: folder or hub id that the saved adapter names as its base.
+        task: the word of `peft` for what the model does; with `SEQ_CLS` its head is trained in full beside the adapter.
 
     Raises:
         ModelError: an entry of `target_modules` or `unfreeze_layers` fits no module.
@@ -43,7 +46,7 @@ def add_adapter(model: PreTrainedModel, settings: Lora | None, base_name: str) -
         modules_to_save=modules or None,
         ensure_weight_tying=shared,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
     with warnings.catch_warnings():
         # Said of tied modules by other names than those of Llama, although they are tied.

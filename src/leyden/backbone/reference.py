@@ -41,7 +41,8 @@ class Reference:
             self._copy.append(frozen.eval().requires_grad_(False))
 
     def logps(self, batch: Batch) -> Tensor:
-        """Log-probability of each target under the starting point: [N], float32, nats."""
+        """Log-probability of each target under the starting point: [N], float32, nats; no token of it is hidden."""
+        batch = batch.without_noise()
         with torch.no_grad():
             if self.kind == "frozen copy":
                 if not self._copy:

@@ -6,7 +6,13 @@ from typing import cast
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 SPECIAL_TOKENS = ("<unk>", "<pad>", "<bos>", "<|im_start|>", "<|im_end|>")
 VOCABULARY_SIZE = 256 + len(SPECIAL_TOKENS)
@@ -39,7 +45,9 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     "opt": {**_SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64},
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
     "falcon": {**_SIZES, "ffn_hidden_size": 96},
+    "t5": {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 257},
 }
+ENCODER_DECODERS = frozenset({"t5"})
 
 
 def tiny_model(
@@ -74,7 +82,8 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = AutoConfig.for_model(architecture, **settings)
-        model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+        auto_class = AutoModelForSeq2SeqLM if architecture in ENCODER_DECODERS else AutoModelForCausalLM
+        model = cast(PreTrainedModel, auto_class.from_config(config))  # type: ignore[no-untyped-call]
     model.train(False)
     return model
 

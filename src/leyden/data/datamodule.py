@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import lightning as L
 from torch.utils.data import DataLoader
 
-from leyden.data.dataset import Collator, Fit, Sample, TreeDataset
+from leyden.data.augmented import AugmentedTrees
+from leyden.data.collator import Collator
+from leyden.data.dataset import Fit, Sample, TreeDataset
 from leyden.data.sampler import Rank, TrainingLoader, TrainingSampler, evaluation_batches
 from leyden.settings.training_groups import Trainer
 
@@ -26,10 +28,11 @@ class TreeDataModule(L.LightningDataModule):
     Args:
         train: the training part.
         validation: the validation part.
-        collator: packs or pads.
+        collator: packs or pads; its width is for training alone, evaluation cuts nothing.
         settings: batch size, workers, last batch.
         seed: of the order of the training samples.
         evaluation_batch_size: samples per batch in validation; it does not change any metric.
+        augmented: the training samples with augmentation; None for none.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917
@@ -40,11 +43,12 @@ class TreeDataModule(L.LightningDataModule):
         settings: Trainer,
         seed: int,
         evaluation_batch_size: int,
+        augmented: AugmentedTrees | None = None,
     ) -> None:
         super().__init__()
         self.train, self.validation = train, validation
         self.collator, self.settings = collator, settings
-        self.seed, self.evaluation_batch_size = seed, evaluation_batch_size
+        self.seed, self.evaluation_batch_size, self.augmented = seed, evaluation_batch_size, augmented
 
     def steps_per_epoch(self, world: int) -> int:
         """Batches per rank and epoch."""
@@ -53,7 +57,7 @@ class TreeDataModule(L.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         """Batches in an order that depends on seed and epoch alone."""
         return TrainingLoader(
-            self.train.trees,
+            self.train.trees if self.augmented is None else self.augmented,
             batch_sampler=self._sampler(self._rank),
             collate_fn=self.collator,
             num_workers=self.settings.number_of_workers,
@@ -64,7 +68,7 @@ class TreeDataModule(L.LightningDataModule):
         return DataLoader(
             self.validation.trees,
             batch_sampler=evaluation_batches(self.validation.fit.lengths, self.evaluation_batch_size, self._rank),
-            collate_fn=self.collator,
+            collate_fn=self.collator.for_evaluation(),
             num_workers=self.settings.number_of_workers,
         )
 

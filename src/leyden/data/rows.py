@@ -1,27 +1,29 @@
-"""Tables become parts: which rows train and validate, their texts by role, and the samples they form."""
+"""Tables become parts: which rows train and validate, their texts by role, their labels, and the samples they form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from leyden.data.conversations import Threads, agreeing_histories, thread_rows
-from leyden.data.splits import sample, split
+import numpy as np
+from numpy.typing import NDArray
+
+from leyden.data import cells
+from leyden.data.cells import ANSWER, WEIGHT, Role, gathered
+from leyden.data.conversations import Threads
+from leyden.data.labels import Labels, check_labels, read_labels, read_weights
+from leyden.data.personalization import personalized
+from leyden.data.splits import sample, split, stratified_split
 from leyden.data.table import Table, absent_columns, read_table, require_columns
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import DataError
 from leyden.settings.escapes import decode_escapes
 from leyden.settings.locations import table_path
 
-Role = str  # system, prompt, answer, rejected_prompt, rejected
-ROLES = {
-    "system_column": "system",
-    "answer_column": "answer",
-    "rejected_answer_column": "rejected",
-    "rejected_prompt_column": "rejected_prompt",
-}
-OPTIONAL = ("dataset.system_column", "dataset.parent_id_column", "dataset.id_column")
+Targets = Literal["text", "classes", "numbers"]
+Rows = list[int]
+OPTIONAL = ("dataset.system_column", "dataset.parent_id_column", "dataset.id_column", WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Source:
     Attributes:
         table: the file.
         texts: for each role one text per row of the table; a role without a column is absent.
-        missing: for each role the rows whose cell is empty.
+        missing: for each role the rows whose cell is empty; for labels those that lack one.
         threads: who answers whom.
         warnings: what was odd but not wrong.
+        labels: of problems with labels, which have no role "answer"; None for the others, and without the columns.
+        weights: float32 [rows], share of each row in the loss; None: all count alike.
     """
 
     table: Table
@@ -41,6 +45,8 @@ class Source:
     missing: dict[Role, list[int]]
     threads: Threads
     warnings: list[str] = field(default_factory=list)
+    labels: Labels | None = None
+    weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,21 +70,28 @@ class Part:
         return len(self.samples)
 
 
-def read_parts(dataset: Dataset) -> tuple[Part, Part]:
-    """Read, check, split and thin out the tables (rules N1 to N12 and N31 to N35).
+def read_parts(dataset: Dataset, targets: Targets = "text", num_classes: int | None = None) -> tuple[Part, Part]:
+    """Read, check, split and thin out the tables (rules N1 to N12 and N24 to N35).
+
+    Args:
+        dataset: names tables and columns.
+        targets: what the answer columns hold.
+        num_classes: of classes, as in `Labels`; None: from the training table.
 
     Returns:
-        The training part and the validation part.
+        The training part and the validation part. What holds for both stands in the warnings of the first.
 
     Raises:
+        ConfigError: `num_classes` does not fit the labels.
         DataError: every fault of the tables, with file, column, rows and cure.
     """
     chained = dataset.parent_id_column is not None
-    train, validation = _read_sources(dataset)
+    train, validation = _read_sources(dataset, targets, num_classes)
+    notes: list[str] = []
     if train is not validation:
         train_rows, validation_rows = list(range(len(train.table))), list(range(len(validation.table)))
     else:
-        train_rows, validation_rows = _split(train, dataset)
+        train_rows, validation_rows, notes = _split(train, dataset)
     parts = []
     for name, source, rows in (("train", train, train_rows), ("validation", validation, validation_rows)):
         kept = rows
@@ -86,28 +99,62 @@ def read_parts(dataset: Dataset) -> tuple[Part, Part]:
             kept = sample(source.threads.conversation, rows, dataset.data_sample, dataset.split_seed, chained)
         part = _part(source, kept, whole=dataset.limit_chained_samples)
         parts.append(replace(part, left_out=len(rows) - len(kept)))
+    train.warnings.extend([*notes, *_check_parts(parts[0], parts[1])])
     return parts[0], parts[1]
 
 
-def _split(source: Source, dataset: Dataset) -> tuple[list[int], list[int]]:
+def _split(source: Source, dataset: Dataset) -> tuple[Rows, Rows, list[str]]:
+    """Rows that train and rows that validate, classes in their shares where each row has one."""
+    conversations, labels = source.threads.conversation, source.labels
     try:
-        return split(source.threads.conversation, dataset.validation_size, dataset.split_seed)
+        if labels is None or labels.class_names is None or len(set(conversations)) < len(conversations):
+            return *split(conversations, dataset.validation_size, dataset.split_seed), []
+        classes = labels.values[:, 0].astype(int).tolist()
+        train, validation, notes = stratified_split(
+            classes, labels.class_names, dataset.validation_size, dataset.split_seed
+        )
     except DataError as error:
         raise DataError([f"{source.table.path}: {fault}" for fault in error.faults]) from error
+    return train, validation, [f"{source.table.path}: {note}" for note in notes]
 
 
-def _read_sources(dataset: Dataset) -> tuple[Source, Source]:
+def _check_parts(train: Part, validation: Part) -> list[str]:
+    """Warnings about labels of the two parts; what cannot teach or score at all is a fault."""
+    faults, warnings = [], []
+    for name, part in (("training", train), ("validation", validation)):
+        weights = part.source.weights
+        if weights is not None and not weights[list(part.rows)].any():
+            faults.append(
+                f"{part.source.table.path}: dataset.weight_column is 0 in all {len(part.rows)} {name} rows, so none of "
+                "them counts. Raise some weights, or set dataset.weight_column=null."
+            )
+    with gathered(faults):
+        taught, shown = train.source.labels, validation.source.labels
+        if taught is not None and shown is not None:
+            warnings = check_labels(taught.of(train.rows), shown.of(validation.rows), train.source.table.path)
+    if faults:
+        raise DataError(faults)
+    return warnings
+
+
+def _read_sources(dataset: Dataset, targets: Targets, num_classes: int | None) -> tuple[Source, Source]:
     """The tables to train on and to validate on; one and the same when it will be split."""
     faults: list[str] = []
     train = validation = None
-    with _gathered(faults):
-        train = read_source(dataset, dataset.train_dataframe, "dataset.train_dataframe")
+    with gathered(faults):
+        train = read_source(
+            dataset, dataset.train_dataframe, "dataset.train_dataframe", targets=targets, num_classes=num_classes
+        )
         if len(train.table) == 1:
             raise DataError(f"{train.table.path}: dataset.train_dataframe has one row. Give a table with at least two.")
     if dataset.validation_strategy == "custom":
-        with _gathered(faults):
-            name = str(dataset.validation_dataframe)
-            validation = read_source(dataset, name, "dataset.validation_dataframe", optional=OPTIONAL)
+        labels = train.labels if train else None
+        with gathered(faults):
+            validation = read_source(
+                dataset, str(dataset.validation_dataframe), "dataset.validation_dataframe", optional=OPTIONAL,
+                targets=targets, num_classes=labels.num_classes if labels else None,
+                class_names=labels.class_names if labels else None,
+            )  # fmt: skip
     else:
         validation = train
     if faults or train is None or validation is None:
@@ -115,13 +162,16 @@ def _read_sources(dataset: Dataset) -> tuple[Source, Source]:
     return train, validation
 
 
-def read_source(
+def read_source(  # noqa: PLR0913
     dataset: Dataset,
     name: str,
     setting: str,
     *,
     optional: Sequence[str] = (),
     answers: bool = True,
+    targets: Targets = "text",
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Source:
     """Read one table and check its cells.
 
@@ -130,33 +180,48 @@ def read_source(
         name: path of the table, or `embedded:NAME`.
         setting: the setting that names it, for messages.
         optional: settings whose column may be absent, with a warning.
-        answers: every row must have its answer; false: answers are used where they are (for prediction).
+        answers: every row must have its answer or labels; false: they are used where they are (for prediction).
+        targets: what the answer columns hold.
+        num_classes: as in `Labels`; None: from the table.
+        class_names: of the table that was trained on; None: this is that table.
 
     Raises:
+        ConfigError: `num_classes` does not fit the labels.
         DataError: every fault of the table at once.
     """
     table = read_table(table_path(name), setting)
     faults: list[str] = []
-    wanted = {key: value for key, value in _columns(dataset).items() if value}
+    wanted = {key: value for key, value in cells.columns_of(dataset).items() if value}
     lacking = absent_columns(table, wanted)
-    with _gathered(faults):
+    with gathered(faults):
         require_columns(table, {key: value for key, value in wanted.items() if key not in optional})
-    warnings = [
-        f"{table.path} has no column {column!r} ({key}); it goes without." for key, column in lacking if key in optional
-    ]
+    warnings = [*table.notes, *(cells.without(table, key, column) for key, column in lacking if key in optional)]
     gone = {key for key, _ in lacking}
     present = {key: value for key, value in wanted.items() if key not in gone}
-    texts, missing = _texts(table, present, decode_escapes(dataset.prompt_column_separator), faults)
+    spoken = {key: value for key, value in present.items() if targets == "text" or key != ANSWER}
+    texts, missing = cells.texts_by_role(table, spoken, decode_escapes(dataset.prompt_column_separator), faults)
     if answers:
-        faults += _missing_faults(table, present, missing)
-    threads = None
-    with _gathered(faults):
-        parent = _one(present, "parent_id_column") if "dataset.id_column" in present else None
-        threads = thread_rows(table, _one(present, "id_column"), parent)
-        _check_histories(table, threads, texts, missing, dataset)
+        faults += cells.missing_answers(table, present, missing)
+    labels = weights = threads = None
+    if targets != "text" and ANSWER in present:
+        with gathered(faults):
+            labels = read_labels(table, dataset.answer_columns, targets, num_classes, class_names, complete=answers)
+            missing["answer"] = np.flatnonzero(np.isnan(labels.values).any(axis=1)).tolist()
+    if WEIGHT in present:
+        with gathered(faults):
+            weights = read_weights(table, str(dataset.weight_column))
+    with gathered(faults):
+        threads = cells.linked_rows(table, present, texts, missing)
+    if targets != "text" and answers and not faults:
+        faults += cells.empty_prompts(table, texts["prompt"], missing["prompt"])
     if faults or threads is None:
         raise DataError(faults)
-    return Source(table, texts, missing, threads, [*warnings, *threads.warnings])
+    warnings += [*threads.warnings, *(labels.warnings if labels else ())]
+    warnings += cells.equal_pairs(table, texts, threads) if answers else []
+    if dataset.personalize:
+        texts, note = personalized(texts, dataset.chatbot_name, dataset.chatbot_author)
+        warnings.append(f"{table.path}: dataset.personalize {note}.")
+    return Source(table, texts, missing, threads, warnings, labels, weights)
 
 
 def whole_part(source: Source) -> Part:
@@ -168,79 +233,3 @@ def _part(source: Source, rows: Sequence[int], *, whole: bool) -> Part:
     kept = set(rows)
     ends = [row for row in source.threads.leaves() if row in kept] if whole else list(rows)
     return Part(source, tuple(rows), tuple(source.threads.chain(row) for row in ends))
-
-
-def _columns(dataset: Dataset) -> dict[str, str | list[str] | None]:
-    return {
-        "dataset.system_column": dataset.system_column,
-        "dataset.prompt_column": list(dataset.prompt_columns),
-        "dataset.answer_column": dataset.answer_column,
-        "dataset.rejected_prompt_column": dataset.rejected_prompt_column,
-        "dataset.rejected_answer_column": dataset.rejected_answer_column,
-        "dataset.parent_id_column": dataset.parent_id_column,
-        "dataset.id_column": dataset.id_column,
-    }
-
-
-def _one(columns: dict[str, str | list[str]], key: str) -> str | None:
-    value = columns.get(f"dataset.{key}")
-    return value if isinstance(value, str) else None
-
-
-@contextmanager
-def _gathered(faults: list[str]) -> Iterator[None]:
-    """Keep the faults of a step, so that those of the next steps are reported with them."""
-    try:
-        yield
-    except DataError as error:
-        faults += error.faults
-
-
-def _texts(
-    table: Table, columns: dict[str, str | list[str]], separator: str, faults: list[str]
-) -> tuple[dict[Role, list[str]], dict[Role, list[int]]]:
-    """Texts by role; a missing cell is the empty text (N4), and is listed. Cells that are no text become faults."""
-    cells: dict[Role, list[str | None]] = {}
-    for key, role in ROLES.items():
-        if column := _one(columns, key):
-            with _gathered(faults):
-                cells[role] = table.texts(column)
-    prompts: list[list[str | None]] = []
-    for column in columns.get("dataset.prompt_column", []):
-        with _gathered(faults):
-            prompts.append(table.texts(column))
-    rows = list(zip(*prompts, strict=True)) or [()] * len(table)
-    texts = {role: [text or "" for text in column] for role, column in cells.items()}
-    texts["prompt"] = [separator.join(text or "" for text in row) for row in rows]
-    missing = {role: [row for row, text in enumerate(column) if not text] for role, column in cells.items()}
-    missing["prompt"] = [number for number, row in enumerate(rows) if not any(row)] if prompts else []
-    return texts, missing
-
-
-def _check_histories(
-    table: Table,
-    threads: Threads,
-    texts: dict[Role, list[str]],
-    missing: dict[Role, list[int]],
-    dataset: Dataset,
-) -> None:
-    """Rule N29, where both answers are there; a missing one is a fault of its own."""
-    if "answer" not in texts or "rejected" not in texts:
-        return
-    rejected = list(texts["rejected"])
-    for row in {*missing["answer"], *missing["rejected"]}:
-        rejected[row] = texts["answer"][row]
-    agreeing_histories(
-        table, threads, texts["answer"], rejected, (dataset.answer_column, str(dataset.rejected_answer_column))
-    )
-
-
-def _missing_faults(table: Table, columns: dict[str, str | list[str]], missing: dict[Role, list[int]]) -> list[str]:
-    faults = []
-    for key, role in (("answer_column", "answer"), ("rejected_answer_column", "rejected")):
-        if rows := missing.get(role):
-            faults.append(
-                f"{table.path}: column {_one(columns, key)!r} (dataset.{key}) is empty in {table.places(rows)} "
-                f"({len(rows)} of {len(table)} rows). Fill these cells or remove the rows."
-            )
-    return faults

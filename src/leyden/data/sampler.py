@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from leyden.data.augmented import AugmentedTrees
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -86,6 +88,8 @@ class TrainingLoader(DataLoader[Any]):
         """Yield batches and count their samples."""
         sampler = self.batch_sampler
         epoch, taken = sampler.epoch, sampler.consumed
+        if isinstance(self.dataset, AugmentedTrees):
+            self.dataset.epoch = epoch
         end = sampler.end(taken)
         for batch in super().__iter__():
             taken = min(taken + sampler.step, end)

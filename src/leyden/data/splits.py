@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
+from fractions import Fraction
+from math import floor
 
 from leyden.settings.errors import DataError
 
 FEWEST_ROWS = 10
+SHOWN = 5
 
 
 def split(conversation_of_row: Sequence[int], size: float, seed: int) -> tuple[list[int], list[int]]:
@@ -29,15 +32,69 @@ def split(conversation_of_row: Sequence[int], size: float, seed: int) -> tuple[l
         DataError: one of the two parts would be empty.
     """
     order = _shuffled(conversation_of_row, "split", seed)
-    count = _share_of(len(order), size, ROUND_HALF_UP)
-    if not 0 < count < len(order):
-        raise DataError(_empty_side(size, count, len(order), alone=len(order) == len(conversation_of_row)))
-    chosen = set(order[:count])
+    chosen = set(order[: _held_out(len(order), size, alone=len(order) == len(conversation_of_row))])
     rows = range(len(conversation_of_row))
     return (
         [row for row in rows if conversation_of_row[row] not in chosen],
         [row for row in rows if conversation_of_row[row] in chosen],
     )
+
+
+def stratified_split(
+    class_of_row: Sequence[int], names: Sequence[str], size: float, seed: int
+) -> tuple[list[int], list[int], list[str]]:
+    """Divide rows that stand alone so that each class keeps its share in both parts.
+
+    As many rows validate as with `split`. Of a class with n rows, n * size rounded down validate; what is missing to
+    the whole goes to the classes that lost most by rounding, one each. Every class keeps a row to train on. Within a
+    class the order of the rows is that of `split`. Where so many rows validate that classes would have none to train
+    on, the rows are divided as by `split`, with a warning.
+
+    Args:
+        class_of_row: number of each row's class.
+        names: of the classes, by number, for warnings.
+        size: share of the rows that validate.
+        seed: `dataset.split_seed`.
+
+    Returns:
+        The rows that train and the rows that validate, both in file order, and warnings.
+
+    Raises:
+        DataError: one of the two parts would be empty.
+    """
+    rows = range(len(class_of_row))
+    count = _held_out(len(rows), size, alone=True)
+    rows_of: dict[int, list[int]] = {}
+    for row in _shuffled(rows, "split", seed):
+        rows_of.setdefault(class_of_row[row], []).append(row)
+    quotas = _quotas({number: len(found) for number, found in rows_of.items()}, size, count)
+    if quotas is None:
+        why = (
+            f"dataset.validation_size={size} holds out {count} of {len(rows)} rows; each of {len(rows_of)} classes "
+            "cannot keep one to train on, so the classes are not split evenly."
+        )
+        return *split(rows, size, seed), [why]
+    chosen = {row for number, found in rows_of.items() for row in found[: quotas[number]]}
+    lone = [names[number] for number, found in sorted(rows_of.items()) if len(found) == 1]
+    warnings = []
+    if lone:
+        shown = ", ".join(lone[:SHOWN]) + (f" and {len(lone) - SHOWN} more" if len(lone) > SHOWN else "")
+        warnings.append(f"{len(lone)} of {len(rows_of)} classes have one row, which trains: {shown}.")
+    return [row for row in rows if row not in chosen], sorted(chosen), warnings
+
+
+def _quotas(sizes: Mapping[int, int], size: float, count: int) -> dict[int, int] | None:
+    """How many rows of each class validate, `count` in all; None if a class would have none left to train on."""
+    exact = {number: rows * Fraction(repr(size)) for number, rows in sizes.items()}
+    quotas = {number: floor(share) for number, share in exact.items()}
+    while (left := count - sum(quotas.values())) > 0:
+        room = [number for number in sizes if quotas[number] < sizes[number] - 1]
+        if not room:
+            return None
+        room.sort(key=lambda number: (quotas[number] - exact[number], -sizes[number], number))
+        for number in room[:left]:
+            quotas[number] += 1
+    return quotas
 
 
 def sample(
@@ -76,6 +133,14 @@ def sample(
 def _shuffled(numbers: Iterable[int], purpose: str, seed: int) -> list[int]:
     # numpy promises equal streams for its bit generators only, not for permutation(); a hash stays for ever
     return sorted(set(numbers), key=lambda number: hashlib.sha256(f"{purpose}/{seed}/{number}".encode()).digest())
+
+
+def _held_out(total: int, size: float, *, alone: bool) -> int:
+    """How many of the rows, or of the conversations, validate."""
+    count = _share_of(total, size, ROUND_HALF_UP)
+    if not 0 < count < total:
+        raise DataError(_empty_side(size, count, total, alone))
+    return count
 
 
 def _share_of(count: int, share: float, rounding: str) -> int:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from leyden.data.marks import split_at_texts, trimmed_ends
 from leyden.data.tokenization import encode
 from leyden.settings.data_groups import Dataset
-from leyden.settings.errors import ConfigError, ModelError
+from leyden.settings.errors import ConfigError
 from leyden.settings.escapes import decode_escapes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 Ids = tuple[int, ...]
 
@@ -43,6 +47,9 @@ class Template(Protocol):
 
     def layout(self, turns: int, *, system: bool) -> Layout:
         """Frames for so many turns, with or without a system text."""
+
+    def as_written(self, texts: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """The texts of a table, by what they hold, as they stand between the frames."""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -85,6 +92,10 @@ class MarkerTemplate:
         """The same frames for every turn; no system text, no marker for it."""
         return Layout(self._system if system else Frame(), (self._prompt,) * turns, (self._answer,) * turns)
 
+    def as_written(self, texts: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """The texts as they are."""
+        return texts
+
     @property
     def stops(self) -> tuple[str, ...]:
         """The markers themselves: a model that starts a new turn has finished its answer."""
@@ -110,15 +121,13 @@ class ChatTemplate:
     """The tokenizer's own template, taken apart at the places where it puts the texts.
 
     The template is rendered with a mark in place of each text; what stands between the marks becomes the frames. So
-    text of a table is never read as a control token, and every prefix of a conversation keeps its tokens. Texts stand
-    as they are in the table, also where the template would strip white space from their ends.
+    text of a table is never read as a control token, and every prefix of a conversation keeps its tokens. White space
+    that the template trims from the ends of texts must be trimmed before they are tokenised: `as_written` does it.
 
     Raises:
         ConfigError: the tokenizer has no chat template.
         ModelError: its template fails, or its texts cannot be told apart.
     """
-
-    _MARK = re.compile("\ue000([sua])(\\d+)\ue001")
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.chat_template:
@@ -131,6 +140,7 @@ class ChatTemplate:
         self._special = {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
         self._layouts: dict[tuple[int, bool], Layout] = {}
         self.layout(1, system=False)  # a template that cannot be used is refused before any table is tokenised
+        self._ends = trimmed_ends(tokenizer)
 
     def layout(self, turns: int, *, system: bool) -> Layout:
         """Frames for so many turns, rendered once and kept."""
@@ -138,6 +148,15 @@ class ChatTemplate:
         if key not in self._layouts:
             self._layouts[key] = self._render(turns, system)
         return self._layouts[key]
+
+    def as_written(self, texts: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """The texts without the white space that the template leaves out at their ends."""
+        return self._ends.trim(texts)
+
+    @property
+    def trimmed_roles(self) -> list[str]:
+        """The roles whose texts the template trims."""
+        return self._ends.roles
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -152,30 +171,8 @@ class ChatTemplate:
         return str(self._tokenizer.get_chat_template())
 
     def _render(self, turns: int, system: bool) -> Layout:
-        messages = [{"role": "system", "content": "\ue000s0\ue001"}] if system else []
-        expected = ["s0"] if system else []
-        for turn in range(turns):
-            messages += [
-                {"role": "user", "content": f"\ue000u{turn}\ue001"},
-                {"role": "assistant", "content": f"\ue000a{turn}\ue001"},
-            ]
-            expected += [f"u{turn}", f"a{turn}"]
-        try:
-            text = str(self._tokenizer.apply_chat_template(messages, tokenize=False))
-        except Exception as error:  # a template may raise anything, and says why in its own words
-            also = " or leave out dataset.system_column" if system else ""
-            raise ModelError(
-                f"dataset.chat_template=true: the tokenizer's template fails: {str(error).rstrip('.')}. Use the text "
-                f"markers (dataset.chat_template=false){also}."
-            ) from error
-        pieces = self._MARK.split(text)
-        found = [kind + number for kind, number in zip(pieces[1::3], pieces[2::3], strict=True)]
-        if found != expected:
-            raise ModelError(
-                "dataset.chat_template=true: the tokenizer's template leaves out, repeats or reorders messages, so "
-                "its texts cannot be told apart. Use the text markers (dataset.chat_template=false)."
-            )
-        between = [tuple(ids) for ids in encode(self._tokenizer, pieces[0::3], special=True)]
+        pieces = split_at_texts(self._tokenizer, turns, system=system)
+        between = [tuple(ids) for ids in encode(self._tokenizer, pieces, special=True)]
         return self._frames(between, system)
 
     def _frames(self, between: list[Ids], system: bool) -> Layout:
@@ -219,6 +216,12 @@ def make_template(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Templ
     template = ChatTemplate(tokenizer)
     if dataset.system_column is not None:
         template.layout(1, system=True)
+    if template.trimmed_roles:
+        log.info(
+            "dataset.chat_template: the tokenizer's template leaves out white space at the ends of %s texts, so it is "
+            "left out of those of the table, too.",
+            " and ".join(template.trimmed_roles),
+        )
     return template
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
@@ -22,7 +23,7 @@ from leyden.data.cache import cached_folder, content_key
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2  # of the files; a change of it makes every old cache a stranger
+FORMAT = 3  # of the files; a change of it makes every old cache a stranger
 CHECKSUMS = "checksums.json"
 CALL_STATE = ("truncation", "padding")  # what the last call asked for; every call sets them anew
 CHUNK = 2000  # texts handed to the tokenizer at once; it spreads them over the cores
@@ -64,9 +65,30 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special:
     Args:
         tokenizer: any of transformers.
         texts: what to encode.
-        special: read special-token strings as control tokens. Only for text of a template; text of a table is data.
+        special: read the names of control tokens as these tokens. Only for text of a template; text of a table is data
+            (see `control_tokens`).
     """
-    return [ids for chunk in _encoded(tokenizer, texts, special) for ids in chunk]
+    reader = tokenizer if special else _text_reader(tokenizer)
+    return [ids for chunk in _encoded(reader, texts, special) for ids in chunk]
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """The names of added tokens that steer the model, and so must not come out of a text (rule B31).
+
+    Besides those that are marked special: names that the chat template writes, such as `<think>`, and names that were
+    added to a finished vocabulary, such as `<|fim_prefix|>`. Runs of white space and pieces of the vocabulary itself,
+    such as `<h1>`, are text to the model.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    marked = {token.content for token in added if token.special}
+    others = {token.content for token in added if token.content.strip()} - marked
+    if not others:
+        return frozenset(marked)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    known = {} if backend is None else backend.get_vocab(with_added_tokens=False)
+    templates = tokenizer.chat_template or ""
+    written = "\n".join(templates.values()) if isinstance(templates, dict) else templates
+    return frozenset(marked | {name for name in others if name in written or name not in known})
 
 
 def _encoded(
@@ -81,6 +103,21 @@ def _encoded(
             return_token_type_ids=False,
             verbose=False,
         )["input_ids"]
+
+
+def _text_reader(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with every control token marked special, since it splits no other; itself if all are marked."""
+    marked = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    unmarked = control_tokens(tokenizer) - marked
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not unmarked:
+        return tokenizer
+    state = json.loads(backend.to_str())
+    for token in state["added_tokens"]:
+        token["special"] |= token["content"] in unmarked
+    reader: Any = copy.copy(tokenizer)
+    reader._tokenizer = type(backend).from_str(json.dumps(state))
+    return reader  # type: ignore[no-any-return]
 
 
 def tokenize_columns(
@@ -100,7 +137,8 @@ def tokenize_columns(
 
     def fill(folder: Path) -> None:
         filled.append(folder)
-        sums = {name: _write(folder, name, _encoded(tokenizer, texts)) for name, texts in columns.items()}
+        reader = _text_reader(tokenizer)
+        sums = {name: _write(folder, name, _encoded(reader, texts)) for name, texts in columns.items()}
         (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
     if cache:
@@ -119,7 +157,7 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
         state = {part: value for part, value in state.items() if part not in CALL_STATE}
     else:
         state = {"vocabulary": sorted(tokenizer.get_vocab().items()), "arguments": repr(tokenizer.init_kwargs)}
-    special = sorted(map(str, tokenizer.all_special_tokens))
+    special = sorted(map(str, tokenizer.all_special_tokens)), sorted(control_tokens(tokenizer))
     versions = (transformers.__version__, tokenizers.__version__)
     return content_key(type(tokenizer).__name__, json.dumps(state), special, versions)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from leyden.data.templates import Frame, Layout, Template
@@ -19,12 +19,15 @@ class TurnTexts:
     """Token ids of one row's texts, without frames.
 
     `answers` holds the continuations of the prompt: one, or the better and the worse of a pair; none to be generated.
-    `rejected_prompt` is the prompt of the worse answer when it has one of its own.
+    `rejected_prompt` is the prompt of the worse answer when it has one of its own. `weight` is the row's share in the
+    loss; `trained` is false for a turn that is only history.
     """
 
     prompt: list[int]
     answers: tuple[list[int], ...]
     rejected_prompt: list[int] | None = None
+    weight: float = 1.0
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Turn:
     prompt: list[int]
     answers: tuple[list[int], ...]
     rejected_prompt: list[int] | None = None
+    weight: float = 1.0
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ def fit_conversation(
             _framed(prompt, turn.prompt),
             tuple(_answer(answer, ids, whole) for ids, whole in zip(turn.answers, full.answers, strict=True)),
             None if turn.rejected_prompt is None else _framed(prompt, turn.rejected_prompt),
+            turn.weight,
+            turn.trained,
         )
         for prompt, answer, turn, full in frames
     )
@@ -156,10 +163,11 @@ def _shrink(system: list[int], last: TurnTexts, room: int) -> _Shrunk:
             sizes[part] -= loss
             excess -= loss
             cut.add(part)
-    shorter = TurnTexts(
-        _end(last.prompt, sizes["prompt"]),
-        tuple(ids[: sizes["answer"]] for ids in last.answers),
-        None if last.rejected_prompt is None else _end(last.rejected_prompt, sizes["prompt"]),
+    shorter = replace(
+        last,
+        prompt=_end(last.prompt, sizes["prompt"]),
+        answers=tuple(ids[: sizes["answer"]] for ids in last.answers),
+        rejected_prompt=None if last.rejected_prompt is None else _end(last.rejected_prompt, sizes["prompt"]),
     )
     return _Shrunk(system[: sizes["system"]], shorter, frozenset(cut))
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
+from leyden.backbone.heads import Head
 from leyden.data.batches import Batch
 from leyden.data.trees import Tree
 from leyden.data.truncation import Conversation
-from leyden.problem.metrics import METRICS
+from leyden.problem.metrics import Function
 from leyden.problem.scores import Loss
+
+if TYPE_CHECKING:
+    from leyden.data.labels import Labels
+
+Cell = float | int | str | None
 
 
 class Scorer(Protocol):
@@ -25,6 +33,9 @@ class Scorer(Protocol):
     def reference_logps(self, batch: Batch) -> Tensor:
         """The same under the model as it was before training, without gradient."""
 
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the head of the model in training says of each sample: [B, K], float32."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -32,7 +43,7 @@ class Outcome:
 
     Attributes:
         loss: total and count; the total carries the gradient.
-        columns: one value per sample, [B], in the order of `batch.samples`, without gradient.
+        columns: one row per sample, [B] or [B, K], in the order of `batch.samples`, without gradient.
         scored: bool [B]; which samples have what the problem needs. The others are in no loss and no metric.
     """
 
@@ -47,23 +58,52 @@ class Problem(ABC):
 
     Attributes:
         loss: the loss function with its knobs filled in.
-        mask_prompt_labels: answers are targets only; false: every token is.
-        only_last_answer: of a conversation.
     """
 
     loss: Callable[..., Any]
-    mask_prompt_labels: bool = True
-    only_last_answer: bool = False
     uses_reference: bool = field(default=False, init=False)
 
+    targets: ClassVar[Literal["text", "classes", "numbers"]] = "text"
+    """What stands in the answer column."""
     generates: ClassVar[bool] = False
     """Whether a prediction is generated text."""
-    always: ClassVar[tuple[str, ...]] = ()
+    always: ClassVar[tuple[Function, ...]] = ()
     """Metrics that are computed whatever `metric` says."""
     logged: ClassVar[tuple[str, ...]] = ()
     """Columns whose mean is logged in training."""
     predicted: ClassVar[tuple[str, ...]] = ("loss",)
     """Columns that stand in the table of predictions."""
+    offers: ClassVar[tuple[str, ...]] = ()
+    """Columns that metrics may read, besides the texts of problems that generate."""
+
+    @property
+    def head(self) -> Head:
+        """What stands on the backbone."""
+        return Head()
+
+    def fitted(self, labels: Labels | None) -> Problem:  # noqa: ARG002
+        """The problem with what it takes from the labels of the training rows, such as the classes.
+
+        Args:
+            labels: of the rows to train on; None where answers are text.
+
+        Raises:
+            ConfigError: the loss or a knob does not go with them.
+        """
+        return self
+
+    def restored(self, config: Mapping[str, Any]) -> Problem:  # noqa: ARG002
+        """The problem as `fitted` made it in training.
+
+        Args:
+            config: of the saved model.
+        """
+        return self
+
+    @property
+    def classes_read(self) -> dict[str, Any]:
+        """How labels of another table are read: `num_classes` and `class_names`, once they are known."""
+        return {}
 
     @abstractmethod
     def build_tree(self, conversation: Conversation) -> Tree:
@@ -73,11 +113,27 @@ class Problem(ABC):
     def compute(self, scorer: Scorer, batch: Batch) -> Outcome:
         """Loss and columns of a batch, in training and in evaluation alike."""
 
-    def score(self, columns: Mapping[str, Tensor], metrics: tuple[str, ...]) -> dict[str, float]:
-        """Metrics over the scored rows of a whole evaluation, by name.
+    def tabulate(self, columns: Mapping[str, Tensor]) -> dict[str, Sequence[Cell]]:
+        """Columns of the table of predictions, one cell per row of `columns`; empty where there is no number."""
+        table: dict[str, Sequence[Cell]] = {name: cells(columns[name]) for name in self.predicted if name in columns}
+        if {"logps", "counts"} <= columns.keys():
+            table["score_perplexity"] = cells((-columns["logps"] / columns["counts"]).exp())
+        return table
 
-        Args:
-            columns: one value per row, all scored.
-            metrics: names to compute besides those that always are.
-        """
-        return {name: METRICS[name].compute(columns) for name in dict.fromkeys((*metrics, *self.always))}
+
+@dataclass(frozen=True)
+class TextProblem(Problem):
+    """A problem whose targets are tokens of the conversation itself.
+
+    Attributes:
+        mask_prompt_labels: answers are targets only; false: every token is.
+        only_last_answer: of a conversation.
+    """
+
+    mask_prompt_labels: bool = True
+    only_last_answer: bool = False
+
+
+def cells(column: Tensor) -> list[Cell]:
+    """The numbers of a column [R] for a table; what is not finite is an empty cell."""
+    return [value if math.isfinite(value) else None for value in column.to(torch.float64).tolist()]

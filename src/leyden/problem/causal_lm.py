@@ -1,4 +1,4 @@
-"""Causal language modelling: write the answer after the prompt."""
+"""Causal language modelling: write the answer after the prompt; without a prompt, go on with pre-training."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from typing import ClassVar
 from leyden.data.batches import Batch
 from leyden.data.trees import Segment, Tree, build_tree
 from leyden.data.truncation import Conversation
-from leyden.problem.base import Outcome, Problem, Scorer
-from leyden.problem.scores import TokenScores
+from leyden.problem.base import Outcome, Scorer, TextProblem
+from leyden.problem.scores import token_scores
 
 
 @dataclass(frozen=True)
-class CausalLM(Problem):
+class CausalLM(TextProblem):
     """Raise the probability of every answer of a conversation, given all that stands before it."""
 
     generates: ClassVar[bool] = True
+    offers: ClassVar[tuple[str, ...]] = ("logps", "counts")
 
     def build_tree(self, conversation: Conversation) -> Tree:
         """One path: system, then prompt and answer of each turn. Targets are the answers (rule N22)."""
-        everything = not self.mask_prompt_labels
+        everything, last = not self.mask_prompt_labels, conversation.turns[-1]
         tokens = list(conversation.system)
         targets = [everything] * len(tokens)
-        for number, turn in enumerate(conversation.turns, start=1):
+        weights = [last.weight] * len(tokens)
+        for turn in conversation.turns:
             answer = turn.answers[0] if turn.answers else []
-            last = number == len(conversation.turns)
+            wanted = turn.trained and (turn is last or not self.only_last_answer)
             tokens += turn.prompt + answer
-            targets += [everything] * len(turn.prompt) + [last or not self.only_last_answer] * len(answer)
-        return build_tree([Segment(tokens, targets)])
+            targets += [everything and turn.trained] * len(turn.prompt) + [wanted] * len(answer)
+            weights += [turn.weight] * (len(turn.prompt) + len(answer))
+        return build_tree([Segment(tokens, targets, weights=weights)], weight=last.weight)
 
     def compute(self, scorer: Scorer, batch: Batch) -> Outcome:
         """Cross-entropy over the targets; per sample the summed log-probability, their number and their mean loss."""
-        scores = TokenScores(scorer.logps(batch), batch.target_sequences, batch.num_sequences)
+        scores = token_scores(scorer.logps(batch), batch)
         logps, counts = scores.sums().detach(), scores.counts()
         columns = {"logps": logps, "counts": counts, "loss": -logps / counts}
         return Outcome(self.loss(scores), columns, counts > 0)

@@ -12,20 +12,22 @@ from torch import Tensor
 from leyden.data.batches import Batch
 from leyden.data.trees import Segment, Tree, build_tree
 from leyden.data.truncation import Conversation
-from leyden.problem.base import Outcome, Problem, Scorer
+from leyden.problem.base import Outcome, Scorer, TextProblem
 from leyden.problem.losses import averages, rewards
+from leyden.problem.metrics import Function, preference_accuracy, reward_margin
 from leyden.problem.scores import AnswerScores, Loss, Pair
 
 
 @dataclass(frozen=True)
-class DPO(Problem):
+class DPO(TextProblem):
     """Raise the better answer over the worse one. Rafailov et al. 2023, arXiv:2305.18290, and its relatives.
 
     Sequence 0 of a sample is the chosen answer, sequence 1 the rejected one; only the last turn has two (rule N28).
     """
 
     generates: ClassVar[bool] = True
-    always: ClassVar[tuple[str, ...]] = ("preference_accuracy", "reward_margin")
+    offers: ClassVar[tuple[str, ...]] = ("logps", "counts", "margins")
+    always: ClassVar[tuple[Function, ...]] = (preference_accuracy, reward_margin)
     logged: ClassVar[tuple[str, ...]] = (
         "chosen_logp", "rejected_logp", "chosen_reward", "rejected_reward", "reward_margin", "preference_accuracy",
     )  # fmt: skip
@@ -35,8 +37,9 @@ class DPO(Problem):
 
     def __post_init__(self) -> None:
         """Find out whether the loss reads the reference, by asking it about a pair that does not exist."""
-        nothing = torch.zeros(1)
-        pair = Pair(AnswerScores(nothing, nothing, nothing + 1, nothing + 1), self._nothing)
+        zero, one = torch.zeros(1), torch.ones(1)
+        nothing = AnswerScores(zero, zero, one, one)
+        pair = Pair(nothing, lambda: nothing)
         self.loss(pair)
         object.__setattr__(self, "uses_reference", pair.reference_used)
 
@@ -55,7 +58,7 @@ class DPO(Problem):
                 Segment(other, False),
                 Segment(rejected, True, 2, 1),
             ]
-        return build_tree(segments, num_sequences=2)
+        return build_tree(segments, num_sequences=2, weight=last.weight)
 
     def compute(self, scorer: Scorer, batch: Batch) -> Outcome:
         """The loss over pairs that have targets on both sides; per pair log-probabilities and rewards."""
@@ -67,7 +70,7 @@ class DPO(Problem):
         columns = {
             "logps": policy.chosen,
             "counts": policy.chosen_tokens,
-            "loss": losses.view(-1, len(policy.chosen)).mean(dim=0) if len(losses) else losses,
+            "loss": losses.detach().view(-1, len(policy.chosen)).mean(dim=0) if len(losses) else losses,
             "chosen_logp": policy.chosen,
             "rejected_logp": policy.rejected,
         }
@@ -87,12 +90,8 @@ class DPO(Problem):
             "preference_accuracy": (margins > 0).float(),
         }
         spread = {name: _spread(column.detach(), scored) for name, column in columns.items()}
-        return Outcome(Loss(losses.sum(), losses.numel()), spread, scored)
-
-    @staticmethod
-    def _nothing() -> AnswerScores:
-        nothing = torch.zeros(1)
-        return AnswerScores(nothing, nothing, nothing + 1, nothing + 1)
+        weights = batch.weights[scored].repeat(len(losses) // max(1, len(policy.chosen)))
+        return Outcome(Loss((weights * losses).sum(), weights.sum()), spread, scored)
 
 
 def _answers(logps: Tensor, batch: Batch, tokens: Tensor, scored: Tensor) -> AnswerScores:

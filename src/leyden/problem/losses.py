@@ -22,17 +22,22 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def token_averaged_cross_entropy(scores: TokenScores) -> Loss:
-    """Cross-entropy in which every target token weighs the same: -sum(logps) over N tokens."""
-    return Loss(total=-scores.logps.sum(), count=scores.logps.numel())
+    """Cross-entropy in which every target token weighs the same: -sum(logps) over N tokens.
+
+    Where rows have weights w: -sum(w logps) over sum(w).
+    """
+    return Loss(total=-(scores.shares * scores.logps).sum(), count=scores.shares.sum())
 
 
 def sample_averaged_cross_entropy(scores: TokenScores) -> Loss:
     """Cross-entropy in which every sequence weighs the same: the sum over sequences of their mean over tokens.
 
-    A sequence without a target token adds nothing, neither to the total nor to the count.
+    A sequence without a target token adds nothing, neither to the total nor to the count. Where rows have weights,
+    each sequence weighs the mean weight of its tokens.
     """
-    counts = scores.counts()
-    return Loss(total=-(scores.sums() / counts.clamp(min=1)).sum(), count=(counts > 0).sum())
+    counts = scores.counts().clamp(min=1)
+    total = -(scores.summed(scores.shares * scores.logps) / counts).sum()
+    return Loss(total, count=(scores.summed(scores.shares) / counts).sum())
 
 
 def of_means(loss: Function) -> Function:

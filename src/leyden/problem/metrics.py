@@ -1,7 +1,8 @@
 """Metrics: each one function from columns of an evaluation, one entry per row, to a number.
 
 A function names the columns it reads by its parameters, and says with `@metric` which way is better. That is all a new
-metric needs: whoever evaluates offers the columns it has, and `Metric` picks.
+metric needs: whoever evaluates offers the columns it has, and `Metric` picks. Parameters with a default are knobs, set
+in the metric's YAML.
 """
 
 from __future__ import annotations
@@ -9,14 +10,30 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor
 
 Direction = Literal["min", "max"]
-Column = Tensor | Sequence[str]
-Function = Callable[..., float]
+Column = Tensor | Sequence[Any]
+Function = Callable[..., "float | Rated"]
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A metric that also has something to say about each row.
+
+    Attributes:
+        value: of the metric.
+        columns: further columns of the table of predictions, one cell per row.
+        parts: further numbers for the log, such as averages of categories.
+    """
+
+    value: float
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,7 @@ class Metric:
     Attributes:
         name: how settings and results call it.
         direction: "min" if less is better, "max" if more is.
-        function: columns to a number; the names of its parameters are the names of the columns it reads.
+        function: columns to a number; the names of its parameters without default are the columns it reads.
     """
 
     name: str
@@ -36,9 +53,10 @@ class Metric:
     @property
     def reads(self) -> tuple[str, ...]:
         """The columns the metric needs."""
-        return tuple(inspect.signature(self.function).parameters)
+        parameters = inspect.signature(self.function).parameters.values()
+        return tuple(p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD)
 
-    def compute(self, columns: Mapping[str, Column]) -> float:
+    def compute(self, columns: Mapping[str, Column]) -> Rated:
         """The metric of these rows.
 
         Args:
@@ -50,7 +68,8 @@ class Metric:
         missing = [name for name in self.reads if name not in columns]
         if missing:
             raise KeyError(f"Metric {self.name} reads {', '.join(missing)}, but there is only {', '.join(columns)}.")
-        return self.function(**{name: columns[name] for name in self.reads})
+        found = self.function(**{name: columns[name] for name in self.reads})
+        return found if isinstance(found, Rated) else Rated(float(found))
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value is strictly better than the best so far; any number beats none, and NaN beats nothing."""
@@ -61,17 +80,21 @@ class Metric:
         return value < best if self.direction == "min" else value > best
 
 
-METRICS: dict[str, Metric] = {}
-
-
 def metric(direction: Direction) -> Callable[[Function], Function]:
-    """Enter a function in `METRICS` under its own name; the function itself stays as it is."""
+    """Say of a function which way is better; the function itself stays as it is."""
 
-    def enter(function: Function) -> Function:
-        METRICS[function.__name__] = Metric(function.__name__, direction, function)
+    def mark(function: Function) -> Function:
+        function.direction = direction  # type: ignore[attr-defined]
         return function
 
-    return enter
+    return mark
+
+
+def direction_of(function: Callable[..., Any]) -> Direction | None:
+    """Which way is better, as the function or object itself says; None if it does not."""
+    inner = function.func if isinstance(function, partial) else function
+    found = getattr(inner, "direction", None)
+    return found if found in ("min", "max") else None
 
 
 @metric("min")

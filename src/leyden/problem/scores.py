@@ -1,4 +1,4 @@
-"""What losses read and return: log-probabilities of tokens and of answer pairs, sums before they are averaged."""
+"""What losses read and return: scores of tokens, of answer pairs and of heads; sums before they are averaged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from leyden.data.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,48 @@ class TokenScores:
         logps: [N], log-probability of the token that stands there, float32.
         sequences: [N], number of the sequence each token belongs to, int64 in [0, num_sequences).
         num_sequences: how many sequences there are, those without a target token included.
+        weights: [N], share of each token in the loss; None: all 1.
     """
 
     logps: Tensor
     sequences: Tensor
     num_sequences: int
+    weights: Tensor | None = None
 
     def sums(self) -> Tensor:
         """Log-probability of each sequence's targets together: [num_sequences]; 0 for a sequence without targets."""
-        return self.logps.new_zeros(self.num_sequences).index_add(0, self.sequences, self.logps)
+        return self.summed(self.logps)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Values of the tokens, [N], summed over each sequence: [num_sequences]."""
+        return values.new_zeros(self.num_sequences).index_add(0, self.sequences, values)
+
+    @property
+    def shares(self) -> Tensor:
+        """Share of each token in the loss: [N]."""
+        return torch.ones_like(self.logps) if self.weights is None else self.weights.to(self.logps.dtype)
 
     def counts(self) -> Tensor:
         """Number of target tokens of each sequence: [num_sequences], int64."""
         return torch.bincount(self.sequences, minlength=self.num_sequences)
+
+
+def token_scores(logps: Tensor, batch: Batch) -> TokenScores:
+    """The log-probabilities of a batch's targets, [N], with where each belongs and what it weighs."""
+    return TokenScores(logps, batch.target_sequences, batch.num_sequences, batch.target_weights)
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What losses of heads read.
+
+    Attributes:
+        outputs: [B, K], of the head, float32.
+        labels: [B, K], what it should say; [B, 1] with class numbers where K outputs are one class each.
+    """
+
+    outputs: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True)

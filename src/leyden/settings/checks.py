@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from leyden.settings.escapes import decode_escapes
-from leyden.settings.locations import TINY, WHEEL, checkpoint_faults, table_faults
+from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
+from leyden.settings.locations import TINY, WHEEL, checkpoint_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
 
 FLASH = "flash_attention_2"
-MARKERS = (
-    "text_system_start text_prompt_start text_answer_separator "
-    "add_eos_token_to_system add_eos_token_to_prompt add_eos_token_to_answer"
+WRITING = (
+    "min_length_inference max_length_inference max_time do_sample num_beams temperature repetition_penalty stop_tokens "
+    "top_k top_p"
 )
 
 
@@ -28,7 +28,7 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
         explicit: keys that the user typed on the command line.
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
-        _names, _problem, _tables, _columns, _chains, _texts, _backbone, _generation, _training,
+        _names, _problem, tables, columns, chains, texts, labels, augmentation, _backbone, _generation, _training,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
     return faults + list(_without_effect(settings, explicit))
@@ -36,7 +36,7 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
 
 def check_prediction(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[str]:
     """The same for a prediction, which reads one table and trains nothing."""
-    parts = (_columns, _chains, _texts, _generation)
+    parts = (columns, chains, texts, labels, _generation)
     return [fault for part in parts for fault in part(settings)] + list(_without_effect(settings, explicit))
 
 
@@ -60,86 +60,9 @@ def _problem(settings: Settings) -> Iterator[str]:
             f"problem/loss={name} reads scores of {problem.loss.scores}, but {problem.target.rpartition('.')[2]} has "
             f"scores of {problem.scores}. Choose a file of conf/problem/loss with `scores: {problem.scores}`."
         )
-    if settings.metric.name not in problem.metrics:
-        allowed = ", ".join(problem.metrics)
-        yield f"metric.name={show(settings.metric.name)} does not go with this problem. Allowed: {allowed}."
-
-
-def _tables(settings: Settings) -> Iterator[str]:
-    data = settings.dataset
-    yield from table_faults(data.train_dataframe, "dataset.train_dataframe")
-    if data.validation_strategy == "custom":
-        if data.validation_dataframe is None:
-            yield (
-                "dataset.validation_strategy='custom' needs a table. Set dataset.validation_dataframe=…, or "
-                "dataset.validation_strategy=automatic."
-            )
-        else:
-            yield from table_faults(data.validation_dataframe, "dataset.validation_dataframe")
-    elif data.validation_dataframe is not None:
-        yield (
-            f"dataset.validation_dataframe={show(data.validation_dataframe)} has no effect with "
-            "dataset.validation_strategy=automatic. Set dataset.validation_strategy=custom."
-        )
-
-
-def _columns(settings: Settings) -> Iterator[str]:
-    data = settings.dataset
-    twice = sorted({name for name in data.prompt_columns if data.prompt_columns.count(name) > 1})
-    if twice:
-        yield f"dataset.prompt_column names {', '.join(twice)} more than once. Name each column once."
-    if settings.problem.scores == "pair":
-        if data.rejected_answer_column is None:
-            yield (
-                "dataset.rejected_answer_column is not set, but pairs need a worse answer. Set it to the column that "
-                "holds it."
-            )
-        elif data.rejected_answer_column == data.answer_column:
-            yield (
-                f"dataset.rejected_answer_column={show(data.answer_column)} is dataset.answer_column too. "
-                "Name two columns."
-            )
-    else:
-        for key in ("rejected_answer_column", "rejected_prompt_column"):
-            if getattr(data, key) is not None:
-                yield f"dataset.{key}={show(getattr(data, key))} has no effect without pairs. Set it to null."
-
-
-def _chains(settings: Settings) -> Iterator[str]:
-    data = settings.dataset
-    if data.parent_id_column is not None:
-        if data.id_column is None:
-            yield "dataset.parent_id_column needs dataset.id_column: the column whose values it holds. Set it."
-        elif data.id_column == data.parent_id_column:
-            yield f"dataset.id_column={show(data.id_column)} is dataset.parent_id_column too. Name two columns."
-        if settings.problem.scores == "pair" and data.rejected_prompt_column is not None:
-            yield (
-                f"dataset.rejected_prompt_column={show(data.rejected_prompt_column)} does not go with "
-                "dataset.parent_id_column: both sides of a conversation share its history. Set one of them to null."
-            )
-    if settings.problem.scores == "pair" and not data.limit_chained_samples:
-        yield (
-            "dataset.limit_chained_samples=false does not go with pairs: only whole conversations are compared. "
-            "Set it to true."
-        )
-    if data.only_last_answer and not data.mask_prompt_labels:
-        yield (
-            "dataset.only_last_answer=true does not go with dataset.mask_prompt_labels=false. Set the first to false "
-            "or the second to true."
-        )
-
-
-def _texts(settings: Settings) -> Iterator[str]:
-    data = settings.dataset
-    for key in ("prompt_column_separator", "text_system_start", "text_prompt_start", "text_answer_separator"):
-        try:
-            decode_escapes(getattr(data, key))
-        except ValueError as error:
-            yield f"dataset.{key}={show(getattr(data, key))} has a broken escape: {error}."
-    try:
-        decode_escapes(settings.generation.stop_tokens)
-    except ValueError as error:
-        yield f"generation.stop_tokens={show(settings.generation.stop_tokens)} has a broken escape: {error}."
+    for name, metric in settings.metric.items():
+        if metric.target.startswith("leyden.") and name not in problem.metrics:
+            yield f"metric={name} does not go with this problem. Allowed: {', '.join(problem.metrics)}."
 
 
 def _backbone(settings: Settings) -> Iterator[str]:
@@ -200,7 +123,7 @@ def _training(settings: Settings) -> Iterator[str]:
 def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[str]:
     """Settings that the user typed and that the rest of the config switches off."""
     data, backbone = settings.dataset, settings.backbone
-    pairs = settings.problem.scores == "pair"
+    pairs, heads = settings.problem.scores == "pair", settings.problem.scores in HEADS
     on_hub = not backbone.name.startswith((WHEEL, TINY)) and not Path(backbone.name).expanduser().exists()
     off: list[tuple[bool, str, str, str]] = [
         (data.chat_template, "dataset.", MARKERS, "dataset.chat_template=true: the tokenizer's template decides"),
@@ -211,6 +134,8 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (not data.data_sample_choice, "dataset.", "data_sample", "dataset.data_sample_choice=[]"),
         (data.validation_strategy == "custom", "dataset.", "validation_size", "dataset.validation_strategy=custom"),
         (pairs, "dataset.", "mask_prompt_labels only_last_answer", "of pairs, the last answers count"),
+        (heads, "dataset.", "mask_prompt_labels only_last_answer add_eos_token_to_answer", "a head writes no text"),
+        (heads, "generation.", WRITING, "a head writes no text"),
         (not settings.generation.do_sample, "generation.", "temperature top_k top_p", "generation.do_sample=false"),
         (not on_hub, "backbone.", "revision", "backbone.name is no hub id"),
         (settings.trainer.strategy == "auto", "trainer.", "find_unused_parameters", "trainer.strategy=auto"),

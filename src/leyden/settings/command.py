@@ -27,6 +27,8 @@ from leyden.settings.overrides import as_list, misfits, read_overrides, typed_ke
 from leyden.settings.wording import fields_of
 
 USER_FAULT = 2
+SAVED = "config.yaml"  # a folder with this file is a run
+SWEEP_FOLDER = "hydra.sweep.dir="  # where that is said, the names below do not count
 Check = Callable[[DictConfig, frozenset[str]], object]
 _reported: list[LeydenError] = []
 
@@ -64,6 +66,7 @@ def run_command(main: Callable[[], Any], entry: Entry) -> int:
     if arguments.help:
         print(help_text(entry.name, entry.folder, entry.schema))
         return 0
+    _reported.clear()
     debug = "debug=true" in [text.lower() for text in arguments.overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's own printer
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; the display is ours
@@ -125,33 +128,51 @@ def check_command(arguments: Namespace, entry: Entry) -> None:
     Raises:
         ConfigError: all faults, each once.
     """
-    name = arguments.config_name or entry.name
-    extra = _config_dir(arguments.config_dir)
     overrides, faults = read_overrides(arguments.overrides)
     if not arguments.multirun:
         sweeps = [override for override in overrides if override.is_sweep_override()]
         faults += [_sweep_fault(override) for override in sweeps]
         overrides = [override for override in overrides if override not in sweeps]
     for variant in variants(overrides):
-        found = _faults(variant, entry, name, extra, check=arguments.cfg is None)
-        faults += [fault for fault in found if fault not in faults]
+        faults += [fault for fault in _faults(variant, entry, arguments) if fault not in faults]
     if faults:
         raise ConfigError(faults)
 
 
-def _faults(texts: list[str], entry: Entry, name: str, extra: Path | None, *, check: bool) -> list[str]:
+def _faults(texts: list[str], entry: Entry, arguments: Namespace) -> list[str]:
     """Faults of one command line without sweeps."""
+    name = arguments.config_name or entry.name
+    extra = _config_dir(arguments.config_dir)
     overrides, _ = read_overrides(texts)
     wrong = misfits(overrides, [entry.folder, *([extra] if extra else [])], dict(fields_of(entry.schema)))
     fitting = [text for text in texts if text not in wrong]
     config, unfit = compose_config(name, fitting, entry.folder, extra)
     faults = [*wrong.values(), *unfit]
-    if check and config is not None:
-        try:
-            entry.check(config, typed_keys(read_overrides(fitting)[0]))
-        except ConfigError as error:
-            faults += error.faults
+    if config is None or arguments.cfg is not None:
+        return faults
+    try:
+        entry.check(config, typed_keys(read_overrides(fitting)[0]))
+    except ConfigError as error:
+        faults += error.faults
+    if arguments.multirun and name == entry.name and not any(text.startswith(SWEEP_FOLDER) for text in texts):
+        faults += _taken(config)
     return faults
+
+
+def _taken(config: DictConfig) -> list[str]:
+    """The fault of a sweep whose folder holds a run, or the runs of an earlier sweep that may not be replaced."""
+    name = config.get("experiment_name")
+    if name is None:
+        return []  # it will be named after the time
+    folder = Path(str(config.output_directory), str(name))
+    if (folder / SAVED).is_file():
+        return [f"experiment_name={name}: {folder} is a run, so no sweep goes into it. Choose another experiment_name."]
+    if config.overwrite is not True and any(folder.glob(f"*/{SAVED}")):
+        return [
+            f"experiment_name={name}: {folder} holds the runs of a sweep already. Choose another experiment_name, or "
+            "set overwrite=true to replace the runs of the same number."
+        ]
+    return []
 
 
 def _config_dir(folder: str | None) -> Path | None:

@@ -22,11 +22,14 @@ class Dataset(Group):
     system_column: str | None = Field(description="System text, taken from the first row of a conversation.")
     prompt_column: list[str] | str = Field(description="What the user says: one column or several, joined in order.")
     prompt_column_separator: str = Field(description="Text between several prompt columns; escapes such as \\n.")
-    answer_column: Text = Field(description="What the model should say; for pairs the better answer.")
+    answer_column: Annotated[list[Text], Field(min_length=1)] | Text = Field(
+        description="What the model should say; for pairs the better answer; labels or numbers: one column or several."
+    )
     rejected_prompt_column: str | None = Field(description="Pairs only: an own prompt of the worse answer.")
     rejected_answer_column: str | None = Field(description="Pairs only: the worse answer.")
     parent_id_column: str | None = Field(description="Id of the row this row replies to; empty starts a conversation.")
     id_column: str | None = Field(description="Id of the row; needed with parent_id_column.")
+    weight_column: str | None = Field(description="Share of each row in the loss, 0 or above; null: all count alike.")
     text_system_start: str = Field(description="Marker before the system text; escapes allowed.")
     text_prompt_start: str = Field(description="Marker before each prompt; escapes allowed; also a stop string.")
     text_answer_separator: str = Field(description="Marker between prompt and answer; escapes allowed; a stop string.")
@@ -37,15 +40,27 @@ class Dataset(Group):
     mask_prompt_labels: bool = Field(description="Train on answers only; false: on every token.")
     only_last_answer: bool = Field(description="Train on the last answer of a conversation only.")
     chat_template: bool = Field(description="Use the tokenizer's own chat template in place of the text markers.")
+    personalize: bool = Field(description="Put the two names below for those of Open Assistant's data in the texts.")
+    chatbot_name: Text = Field(description="Name of the assistant; only with personalize.")
+    chatbot_author: Text = Field(description="Name of its maker; only with personalize.")
 
     @property
     def prompt_columns(self) -> tuple[str, ...]:
         """The prompt columns as a tuple; a bare string is a list of one."""
         return (self.prompt_column,) if isinstance(self.prompt_column, str) else tuple(self.prompt_column)
 
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The answer columns as a tuple; a bare string is a list of one."""
+        return (self.answer_column,) if isinstance(self.answer_column, str) else tuple(self.answer_column)
+
 
 class Tokenizer(Group):
     """How text becomes tokens, and how many of them a sample may have."""
 
     max_length: Annotated[int, Field(ge=1)] = Field(description="Longest sample, in tokens.")
+    add_prompt_answer_tokens: bool = Field(description="Make each text marker a token of its own.")
+    padding_quantile: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Width of a training batch among its lengths; 1 cuts nothing, 0 fills up to max_length."
+    )
     tokenizer_kwargs: dict[str, Any] = Field(description="Extra arguments of the tokenizer's loader.")

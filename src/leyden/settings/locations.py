@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata, resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from leyden.settings.wording import show
 
 EMBEDDED = "embedded:"
+HUB = "hub:"
 WHEEL = "wheel:"
 TINY = "tiny:"
 CHECKPOINT_ENDING = ".gguf"
 TABLE_ENDINGS = (".csv", ".parquet", ".pq", ".jsonl", ".ndjson")
+TEXT_ENDINGS = (".txt", ".md")
+HUB_SYNTAX = "hub:owner/name[:config][/split][@revision]"
+HUB_TABLE = re.compile(
+    r"hub:(?P<path>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[^\s:/@]+))?(/(?P<split>\w[\w.]*))?(@(?P<revision>[\w./-]+))?"
+)
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # a first dot, a tilde, or a second slash make it a path
 
 
+@dataclass(frozen=True)
+class HubTable:
+    """A dataset of the hub.
+
+    Attributes:
+        path: `owner/name`.
+        config: which of its tables, where it has several.
+        split: which part of it.
+        revision: branch, tag or commit; None: the newest.
+    """
+
+    path: str
+    config: str | None
+    split: str
+    revision: str | None
+
+
+def hub_table(name: str) -> HubTable | None:
+    """The dataset that `hub:owner/name[:config][/split][@revision]` names; None when it is written otherwise.
+
+    Without a split it is `train`.
+    """
+    parts = HUB_TABLE.fullmatch(name)
+    return HubTable(parts["path"], parts["config"], parts["split"] or "train", parts["revision"]) if parts else None
+
+
 def table_path(name: str) -> Path:
-    """Path of a table: `embedded:NAME` is one that comes with Leyden, everything else is a path."""
+    """Path of a table: `embedded:NAME` is one that comes with Leyden, `hub:…` stays as it is, the rest are paths."""
     if name.startswith(EMBEDDED):
         return Path(str(resources.files("leyden.data") / "embedded" / f"{name.removeprefix(EMBEDDED)}.csv"))
     return Path(name).expanduser()
@@ -35,16 +71,48 @@ def wheel_checkpoint(name: str) -> Path | None:
 
 
 def table_faults(name: str, setting: str) -> Iterator[str]:
-    """What is wrong with the name of a table: its ending, or that it is not there."""
+    """What is wrong with the name of a table: its ending, that it is not there, or that a package for it is not."""
     path = table_path(name)
-    if path.suffix.lower() not in TABLE_ENDINGS:
-        yield f"{setting}={show(name)} is no table that can be read. Allowed endings: {', '.join(TABLE_ENDINGS)}."
+    suffix = path.suffix.lower()
+    if name.startswith(HUB):
+        if hub_table(name) is None:
+            yield f"{setting}={show(name)} names no dataset of the hub. Write it {HUB_SYNTAX}; the split is train."
+        if find_spec("datasets") is None:
+            yield f'{setting}={show(name)} needs the package datasets. Install the extra: pip install "leyden[hub]".'
+    elif path.is_dir() and suffix not in TABLE_ENDINGS:
+        return  # of text files, as reading will show
+    elif suffix not in TABLE_ENDINGS + TEXT_ENDINGS:
+        allowed = ", ".join(TABLE_ENDINGS + TEXT_ENDINGS)
+        yield (
+            f"{setting}={show(name)} is no table that can be read. Allowed endings: {allowed}; or a folder of text "
+            f"files, or {HUB_SYNTAX}."
+        )
     elif name.startswith(EMBEDDED) and not path.is_file():
         there = sorted(file.stem for file in path.parent.glob("*.csv"))
         yield f"{setting}={show(name)} does not come with Leyden. Embedded tables: {', '.join(there)}."
     elif not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         yield f"{setting}={show(name)} {what} (seen from {Path.cwd()}). Give the path of a table."
+
+
+def mixing_faults(names: Sequence[str], ratios: Sequence[float] | None, setting: str, ratios_setting: str) -> list[str]:
+    """What is wrong with a list of tables and the shares they are mixed in; without ratios every row is used once."""
+    faults = [f"{setting}=[] names no table. Give at least one."] if not names else []
+    twice = [name for name, count in Counter(map(table_path, names)).items() if count > 1]
+    if twice:
+        faults.append(f"{setting} names {', '.join(map(str, twice))} more than once. Name each table once.")
+    if ratios is None:
+        return faults
+    if len(ratios) != len(names):
+        faults.append(
+            f"{ratios_setting}={show(list(ratios))} has {len(ratios)} numbers, but {setting} names {len(names)} "
+            "tables. Give one for each table, in their order."
+        )
+    if any(not 0 <= ratio < math.inf for ratio in ratios):
+        faults.append(f"{ratios_setting}={show(list(ratios))} must hold numbers of 0 and above. Mend them.")
+    elif ratios and not any(ratios):
+        faults.append(f"{ratios_setting}={show(list(ratios))} would use no row. Raise one above 0.")
+    return faults
 
 
 def checkpoint_faults(name: str, setting: str) -> Iterator[str]:

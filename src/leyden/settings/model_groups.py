@@ -8,6 +8,7 @@ from pydantic import Field
 
 from leyden.settings.base import Group, OpenGroup, Probability, Text
 
+Scores = Literal["tokens", "pair", "classes", "numbers"]
 AttentionKind = Literal["auto", "segments", "dense", "sdpa", "eager", "flash_attention_2"]
 
 
@@ -38,7 +39,7 @@ class Loss(OpenGroup):
     """A loss function by its dotted path, with its knobs."""
 
     target: Text = Field(alias="_target_", description="Dotted path of the function.")
-    scores: Literal["tokens", "pair"] = Field(description="What the function reads: token scores or answer pairs.")
+    scores: Scores = Field(description="What the function reads: token scores, answer pairs, classes or numbers.")
     beta: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Strength of the preference.")
     gamma: Annotated[float, Field(ge=0)] | None = Field(default=None, description="Target margin.")
     nll_weight: Annotated[float, Field(ge=0)] | None = Field(default=None, description="Weight of the likelihood term.")
@@ -55,22 +56,45 @@ class Recommended(Group):
 
     learning_rate: Annotated[float, Field(gt=0)]
     gradient_clip: Annotated[float, Field(ge=0)]
+    text_system_start: str
+    text_prompt_start: str
+    text_answer_separator: str
+    add_eos_token: bool
 
 
 class Problem(OpenGroup):
     """A problem type by its dotted path."""
 
     target: Text = Field(alias="_target_", description="Dotted path of the class.")
-    scores: Literal["tokens", "pair"] = Field(description="Which losses fit: those that read the same scores.")
+    scores: Scores = Field(description="Which losses fit: those that read the same scores.")
     metrics: list[str] = Field(description="The metrics that fit.")
     recommended: Recommended = Field(description="Defaults for other groups that go with the problem.")
     loss: Loss
+    num_classes: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Outputs of the head: 1 for yes or no; null: what the labels show."
+    )
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None = Field(
+        default=None, description="Share of each class in the loss: balanced, a list, or null for one and all."
+    )
+    standardize: bool | None = Field(default=None, description="Train on targets of mean 0 and deviation 1.")
+    max_target_length: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Tokens of the target; null: tokenizer.max_length."
+    )
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """The keyword arguments of the class: knobs that the YAML sets."""
+        known = ("num_classes", "class_weights", "standardize", "max_target_length")
+        return {name: getattr(self, name) for name in known if getattr(self, name) is not None} | self.knobs
 
 
-class Metric(Group):
-    """The number that says how good a checkpoint is."""
+class Metric(OpenGroup):
+    """A number that says how good a checkpoint is, by the dotted path of its function; further keys are its knobs."""
 
-    name: Text = Field(description="Name of a metric in leyden.problem.metrics.")
+    target: Text = Field(alias="_target_", description="Dotted path of the function or class.")
+    direction: Literal["min", "max"] | None = Field(
+        default=None, description="Which way is better, where the function does not say so itself."
+    )
 
 
 class Generation(Group):

@@ -33,8 +33,8 @@ def read_overrides(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
 
 
 def typed_keys(overrides: Iterable[Override]) -> frozenset[str]:
-    """The keys that were typed: `lora.r=8` gives `lora.r`."""
-    return frozenset(override.key_or_group for override in overrides)
+    """The keys that were given a value: `lora.r=8` gives `lora.r`, `~optimizer.eps` gives none."""
+    return frozenset(override.key_or_group for override in overrides if not override.is_delete())
 
 
 def variants(overrides: Sequence[Override]) -> list[list[str]]:
@@ -91,12 +91,19 @@ def _misfit(override: Override, folders: Sequence[Path], fields: Mapping[str, Fi
     if "/" in key:
         fault = f"{text}: {key} is no group of settings."
     elif override.is_delete():
-        fault = f"{text}: a setting cannot be taken away. Leave it at its default, or give it a value."
+        if not _is_removable(key, fields):
+            fault = f"{text}: this setting cannot be taken away. Leave it at its default, or give it a value."
     elif key not in fields and not is_open(key, fields):
         fault = f"{key} is not a setting.{nearest(key, fields) or siblings(key, fields)}"
     elif (override.is_add() or override.is_force_add()) and not is_open(key, fields):
         fault = f"{text}: {key} is there already. Leave out the plus sign."
     return fault
+
+
+def _is_removable(key: str, fields: Mapping[str, FieldInfo]) -> bool:
+    """Whether a key may go: it stands beside a `_target_`, as what that is handed, and the schema can do without it."""
+    handed_on = f"{key.rpartition('.')[0]}._target_" in fields
+    return handed_on and (not fields[key].is_required() if key in fields else is_open(key, fields))
 
 
 def _wrong_choice(override: Override, folders: Sequence[Path]) -> str:
@@ -105,7 +112,8 @@ def _wrong_choice(override: Override, folders: Sequence[Path]) -> str:
     allowed = f"Allowed: {', '.join(there)}." if there else f"There is no file in conf/{group} yet."
     if override.is_delete() or override.is_add() or override.is_force_add():
         return f"{override.input_line}: choose a file of conf/{group} by {group}=NAME. {allowed}"
-    if str(value) in there:
+    names = value if isinstance(value, list) else [value]
+    if names and all(str(name) in there for name in names):
         return ""
     near = nearest(str(value), there) if isinstance(value, str) or value is None else ""
     hint = " A hub id or path goes into backbone.name." if group == "backbone" and "/" in str(value) else ""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from leyden.settings.augmentation_groups import Augmentation
 from leyden.settings.base import Group, Text
 from leyden.settings.data_groups import Dataset, Tokenizer
 from leyden.settings.model_groups import Backbone, Generation, Lora, Metric, Problem
@@ -27,12 +28,15 @@ class Settings(Group):
     backbone: Backbone
     dataset: Dataset
     tokenizer: Tokenizer
+    augmentation: Augmentation
     lora: Lora | None
     optimizer: Optimizer
     schedule: Schedule
     trainer: Trainer
     checkpoint: Checkpoint
-    metric: Metric
+    metric: Annotated[
+        dict[str, Metric], Field(min_length=1, description="Metrics; the first one decides which evaluation is best.")
+    ]
     generation: Generation
 
 

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from leyden.problem.metrics import METRICS
+from leyden.problem.metrics import Metric
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
 
@@ -41,7 +41,7 @@ class History(Callback):
         latest: the numbers of the last update.
     """
 
-    metric: str
+    metric: Metric
     points: list[Point] = field(default_factory=list)
     samples: int = 0
     tokens: int = 0
@@ -84,9 +84,9 @@ class History(Callback):
     def best(self) -> Point | None:
         """The evaluation with the best value of the metric; the earliest of equals."""
         best: Point | None = None
-        name = f"validation/{self.metric}"
+        name = f"validation/{self.metric.name}"
         for point in self.points:
-            if METRICS[self.metric].improves(point.metrics[name], best.metrics[name] if best else None):
+            if self.metric.improves(point.metrics[name], best.metrics[name] if best else None):
                 best = point
         return best
 

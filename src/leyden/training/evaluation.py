@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from leyden.data.batches import Batch
-from leyden.problem.base import Outcome, Problem
+from leyden.problem.base import Outcome
+from leyden.problem.metrics import Metric, Rated
 
 NEVER = 10**9
 
@@ -24,15 +25,34 @@ class Evaluation:
 
     Attributes:
         metrics: flat names such as `validation/loss`.
-        samples: numbers of the samples that were scored, ascending.
+        samples: numbers of all samples, ascending.
         columns: for each of them the problem's columns.
-        unscored: samples without what the problem needs.
+        scored: which of them have what the problem needs; the others are in no loss and no metric.
+        texts: what was generated, by sample; empty where no metric reads texts.
+        remarks: what metrics say about single samples: cells by column, one per scored sample.
     """
 
     metrics: Mapping[str, float]
     samples: Sequence[int]
     columns: Mapping[str, Tensor]
-    unscored: int
+    scored: Tensor
+    texts: Mapping[int, str] = field(default_factory=dict)
+    remarks: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    @property
+    def unscored(self) -> int:
+        """Samples without what the problem needs."""
+        return len(self.samples) - int(self.scored.sum())
+
+
+class Answers(Protocol):
+    """Texts for metrics that read them."""
+
+    def generate(self, samples: Sequence[int]) -> dict[int, str]:
+        """What the model answers, by sample."""
+
+    def columns(self, samples: Sequence[int], texts: Mapping[int, str]) -> dict[str, Sequence[Any]]:
+        """Columns of texts: what was generated, what was to be said, what the model was shown, the table's rows."""
 
 
 @dataclass
@@ -41,53 +61,75 @@ class Collected:
 
     samples: list[int] = field(default_factory=list)
     columns: dict[str, list[Tensor]] = field(default_factory=dict)
+    scored: list[Tensor] = field(default_factory=list)
     total: float = 0.0
     count: float = 0.0
-    unscored: int = 0
 
     def add(self, batch: Batch, outcome: Outcome) -> None:
         """Take in one batch."""
-        scored = outcome.scored.cpu()
-        kept = [sample for sample, good in zip(batch.samples, scored.tolist(), strict=True) if good]
-        self.samples += kept
-        self.unscored += len(batch.samples) - len(kept)
+        self.samples += batch.samples
+        self.scored.append(outcome.scored.cpu())
         self.total += float(outcome.loss.total)
         self.count += float(outcome.loss.count)
         for name, column in outcome.columns.items():
-            self.columns.setdefault(name, []).append(column.detach().cpu()[scored].double())
+            column = column.detach().cpu()
+            self.columns.setdefault(name, []).append(column.double() if column.is_floating_point() else column)
 
-    def joined(self) -> dict[str, Any]:
+    def joined(self, texts: Mapping[int, str]) -> dict[str, Any]:
         """Plain containers and tensors, to be sent to the other ranks."""
         columns = {name: torch.cat(pieces) for name, pieces in self.columns.items()}
+        scored = torch.cat([torch.zeros(0, dtype=torch.bool), *self.scored])
         return {
-            "samples": self.samples, "columns": columns, "total": self.total, "count": self.count,
-            "unscored": self.unscored,
+            "samples": self.samples, "columns": columns, "scored": scored, "total": self.total, "count": self.count,
+            "texts": dict(texts),
         }  # fmt: skip
 
 
-def finish(collected: Collected, problem: Problem, metrics: tuple[str, ...]) -> Evaluation:
+def finish(collected: Collected, metrics: Sequence[Metric], answers: Answers | None = None) -> Evaluation:
     """Bring the ranks' shares together and score them; every rank gets the same result.
 
-    The loss is the sum over all targets divided by their number, so it does not depend on batches or ranks.
+    The loss is the sum over all targets divided by the sum of their weights, so it does not depend on batches or ranks.
+
+    Args:
+        collected: this rank's share.
+        metrics: to compute; those that read texts need `answers`.
+        answers: generates them; None where no metric reads them.
     """
-    shares = _all_gathered(collected.joined())
+    shares = _all_gathered(collected.joined(answers.generate(collected.samples) if answers else {}))
     samples = [sample for share in shares for sample in share["samples"]]
     order = sorted(range(len(samples)), key=samples.__getitem__)
-    names = list(dict.fromkeys(name for share in shares for name in share["columns"]))
-    columns = {
-        name: torch.cat([share["columns"][name] for share in shares if name in share["columns"]])[order]
-        for name in names
-    }
+    # a rank that had nothing but ghosts has columns of the wrong width, and no rows in them
+    full = [share for share in shares if share["samples"]]
+    names = list(dict.fromkeys(name for share in full for name in share["columns"]))
+    columns = {name: torch.cat([share["columns"][name] for share in full])[order] for name in names}
+    scored = torch.cat([share["scored"] for share in shares])[order]
+    samples = [samples[place] for place in order]
+    texts = {sample: text for share in shares for sample, text in share["texts"].items()}
     count = sum(share["count"] for share in shares)
     scores = {"loss": sum(share["total"] for share in shares) / count if count else math.nan}
-    if samples:
-        scores |= problem.score(columns, metrics)
-    return Evaluation(
-        {f"validation/{name}": value for name, value in scores.items()},
-        [samples[place] for place in order],
-        columns,
-        sum(share["unscored"] for share in shares),
-    )
+    kept = [sample for sample, good in zip(samples, scored.tolist(), strict=True) if good]
+    remarks: dict[str, Sequence[Any]] = {}
+    if kept:
+        readable: dict[str, Any] = {name: column[scored] for name, column in columns.items()}
+        if answers is not None:
+            readable |= answers.columns(kept, texts)
+        rated = _rated(metrics, readable)
+        scores |= {name: value for one in rated for name, value in one.parts.items()}
+        remarks = {name: cells for one in rated for name, cells in one.columns.items()}
+    found = {f"validation/{name}": value for name, value in scores.items()}
+    return Evaluation(found, samples, columns, scored, texts, remarks)
+
+
+def _rated(metrics: Sequence[Metric], readable: Mapping[str, Any]) -> list[Rated]:
+    """What each metric says, its own value among its parts; only rank 0 computes, since a judge costs money."""
+    rated: list[Any] = [None]
+    if not _distributed() or torch.distributed.get_rank() == 0:
+        rated[0] = [replace(one, parts={metric.name: one.value, **one.parts})
+                    for metric in metrics for one in [metric.compute(readable)]]  # fmt: skip
+    if _distributed():
+        torch.distributed.broadcast_object_list(rated)
+    found: list[Rated] = rated[0]
+    return found
 
 
 def due_updates(total: int, per_epoch: int, every_epochs: float) -> frozenset[int]:
@@ -137,8 +179,12 @@ class EvaluationSchedule(Callback):
 
 
 def _all_gathered(share: dict[str, Any]) -> list[dict[str, Any]]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _distributed():
         return [share]
     shares: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(shares, share)
     return shares
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

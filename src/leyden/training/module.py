@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from leyden.backbone.heads import head_outputs
+from leyden.backbone.noise import embedding_noise
 from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
 from leyden.data.batches import Batch
 from leyden.problem.base import Problem
+from leyden.problem.metrics import Metric
 from leyden.settings.errors import TrainingError
-from leyden.training.evaluation import Collected, Evaluation, finish
+from leyden.training.evaluation import Answers, Collected, Evaluation, finish
 from leyden.training.update import (
     UpdateRecord,
     Window,
@@ -46,10 +49,12 @@ class FineTuner(L.LightningModule):
         problem: says what a batch is worth.
         make_optimizer: from the backbone.
         curve: updates done to the factor on the learning rate.
-        metrics: computed in every evaluation, besides those the problem always computes.
+        metrics: computed in every evaluation.
         seed: of dropout and the like; each step of each rank draws from (seed, step, rank).
         max_bad_steps: end the run after so many updates in a row that could not be applied.
         places: where training samples stand in their table, for messages.
+        answers: generates texts for metrics that read them; None where none does.
+        noise_alpha: strength of the noise on the embeddings in training.
     """
 
     def __init__(  # noqa: PLR0913
@@ -59,15 +64,18 @@ class FineTuner(L.LightningModule):
         *,
         make_optimizer: Callable[[nn.Module], Optimizer],
         curve: Callable[[int], float],
-        metrics: tuple[str, ...],
+        metrics: tuple[Metric, ...],
         seed: int,
         max_bad_steps: int,
         places: Callable[[Sequence[int]], str],
+        answers: Answers | None = None,
+        noise_alpha: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone, self.problem = backbone, problem
         self.make_optimizer, self.curve = make_optimizer, curve
         self.metrics, self.seed, self.max_bad_steps, self.places = metrics, seed, max_bad_steps, places
+        self.answers, self.noise_alpha = answers, noise_alpha
         self.reference = Reference(backbone)
         if problem.uses_reference:
             self.reference.prepare()
@@ -81,7 +89,13 @@ class FineTuner(L.LightningModule):
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each target under the model in training: [N]."""
-        return target_logps(self.backbone, batch)
+        with embedding_noise(self.backbone, batch.noise, self.noise_alpha):
+            return target_logps(self.backbone, batch)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the head of the model in training says of each sample: [B, K]."""
+        with embedding_noise(self.backbone, batch.noise, self.noise_alpha):
+            return head_outputs(self.backbone, batch)
 
     def reference_logps(self, batch: Batch) -> Tensor:
         """Log-probability of each target under the starting point: [N]; computed once for each validation batch."""
@@ -146,7 +160,7 @@ class FineTuner(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole part."""
-        self.evaluation = finish(self.collected, self.problem, self.metrics)
+        self.evaluation = finish(self.collected, self.metrics, self.answers)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer and its schedule, stepped once per update."""

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from leyden.backbone.checkpoint import Checkpoint, find_checkpoint, load_tokenizer
+from leyden.backbone.checkpoint import Checkpoint, find_checkpoint
 from leyden.backbone.load import check_architecture
 from leyden.data.datamodule import Prepared
 from leyden.data.dataset import TreeDataset, check_fit
+from leyden.data.overlap import overlap
 from leyden.data.rows import Part, Source, read_parts
 from leyden.data.templates import Template, make_template
 from leyden.data.tokenization import TokenColumn, tokenize_columns
 from leyden.problem.base import Problem
+from leyden.problem.metrics import Metric
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
+from leyden.training.problems import check_knobs, dotted, make_metrics, make_problem
+from leyden.training.reading import make_limits, make_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ class Material:
     Attributes:
         checkpoint: where the weights come from.
         tokenizer: of the checkpoint.
-        problem: the problem with its loss.
+        problem: the problem with its loss and what it took from the labels.
+        metrics: computed in every evaluation; the first decides which one is best.
         template: writes conversations.
         train: training part.
         validation: validation part.
@@ -48,6 +49,7 @@ class Material:
     checkpoint: Checkpoint
     tokenizer: PreTrainedTokenizerBase
     problem: Problem
+    metrics: tuple[Metric, ...]
     template: Template
     train: Prepared
     validation: Prepared
@@ -70,30 +72,50 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     """
     check_device(settings)
     problem = make_problem(settings)
+    metrics = make_metrics(settings, problem)
     check_knobs(dotted(settings.optimizer.target, "optimizer._target_"), settings.optimizer.knobs, "optimizer")
     clock = time.perf_counter()
-    train, validation = read_parts(settings.dataset)
+    train, validation = read_parts(settings.dataset, targets=problem.targets, num_classes=settings.problem.num_classes)
+    labels = train.source.labels
+    problem = problem.fitted(None if labels is None else labels.of(train.rows))
+    check_metrics(metrics, validation)
     seconds = {"read tables": time.perf_counter() - clock}
     clock = time.perf_counter()
     checkpoint = find_checkpoint(settings.backbone, root=conversions)
-    check_architecture(checkpoint)
-    tokenizer = load_tokenizer(checkpoint, settings.tokenizer.tokenizer_kwargs)
+    check_architecture(checkpoint, problem.head.family)
+    tokenizer, added = make_tokenizer(checkpoint, settings)
     template = make_template(settings.dataset, tokenizer)
     seconds["load tokenizer"] = time.perf_counter() - clock
     clock = time.perf_counter()
     sources = {id(part.source): part.source for part in (train, validation)}
     tokens = {key: tokens_of(source, tokenizer, cache=settings.cache == "on") for key, source in sources.items()}
+    limits = make_limits(settings, problem, tokenizer)
     parts = {
-        name: _fitted(name, part, tokens[id(part.source)][0], template, problem, settings)
+        name: _fitted(name, TreeDataset(part, tokens[id(part.source)][0], template, problem.build_tree, limits))
         for name, part in (("train", train), ("validation", validation))
     }
     cached = all(found for _, found in tokens.values())
     seconds["tokenize" + (" (from the cache)" if cached else "")] = time.perf_counter() - clock
-    warnings = [warning for source in sources.values() for warning in source.warnings] + advice(settings, template)
+    warnings = [warning for source in sources.values() for warning in source.warnings]
+    warnings += [*overlap(train, validation).warnings, *added, *advice(settings, template, problem, train)]
     counts = {name: counts_of(prepared) for name, prepared in parts.items()}
     return Material(
-        checkpoint, tokenizer, problem, template, parts["train"], parts["validation"], counts, warnings, seconds
-    )
+        checkpoint, tokenizer, problem, metrics, template, parts["train"], parts["validation"], counts, warnings,
+        seconds,
+    )  # fmt: skip
+
+
+def check_metrics(metrics: Sequence[Metric], validation: Part) -> None:
+    """Ask each metric that can say so whether it can score these rows, before anything is paid for.
+
+    Raises:
+        ConfigError: with all their faults.
+    """
+    columns, rows = list(map(str, validation.source.table.frame.columns)), len(validation.samples)
+    checks = [metric.function.check for metric in metrics if hasattr(metric.function, "check")]
+    faults = [fault for check in checks for fault in check(columns, rows)]
+    if faults:
+        raise ConfigError(faults)
 
 
 def tokens_of(
@@ -101,61 +123,6 @@ def tokens_of(
 ) -> tuple[Mapping[str, TokenColumn], bool]:
     """Token ids of a whole table by role, and whether they came from the cache."""
     return tokenize_columns(source.texts, tokenizer, cache=cache)
-
-
-def make_problem(settings: Settings) -> Problem:
-    """The problem with its loss, from their dotted paths.
-
-    Raises:
-        ConfigError: a path leads nowhere, or a knob that the function or class does not have.
-    """
-    loss_settings, data = settings.problem.loss, settings.dataset
-    function = dotted(loss_settings.target, "problem.loss._target_")
-    check_knobs(function, loss_settings.arguments, "problem.loss")
-    loss = partial(function, **loss_settings.arguments)
-    options: dict[str, Any] = {"only_last_answer": data.only_last_answer, "mask_prompt_labels": data.mask_prompt_labels}
-    make = dotted(settings.problem.target, "problem._target_")
-    check_knobs(make, settings.problem.knobs, "problem")
-    problem = make(loss=loss, **options, **settings.problem.knobs)
-    assert isinstance(problem, Problem)
-    return problem
-
-
-def dotted(path: str, setting: str) -> Any:
-    """The function or class that a dotted path names.
-
-    Raises:
-        ConfigError: it does not exist.
-    """
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{setting}={path!r} cannot be imported: {error}. Give module.function or module.Class."
-        ) from error
-
-
-def check_knobs(target: Callable[..., Any], knobs: Mapping[str, object], group: str) -> None:
-    """Refuse keys that a function or class does not take.
-
-    Args:
-        target: what the knobs are handed to.
-        knobs: by name.
-        group: where they stand in the settings.
-
-    Raises:
-        ConfigError: names each key, and what there is.
-    """
-    parameters = inspect.signature(target).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    there = ", ".join(name for name in parameters if name not in ("self", "params", "loss"))
-    unknown = [name for name in knobs if name not in parameters]
-    if unknown:
-        raise ConfigError(
-            [f"{group}.{name}: {target.__name__} has no such argument. It has: {there}." for name in unknown]
-        )
 
 
 def check_device(settings: Settings) -> None:
@@ -185,7 +152,7 @@ def check_device(settings: Settings) -> None:
         raise ConfigError(faults)
 
 
-def advice(settings: Settings, template: Template) -> list[str]:
+def advice(settings: Settings, template: Template, problem: Problem, train: Part) -> list[str]:
     """What is legal but likely not meant."""
     trainer, schedule = settings.trainer, settings.schedule
     lines = []
@@ -194,11 +161,24 @@ def advice(settings: Settings, template: Template) -> list[str]:
             f"schedule.warmup_epochs={schedule.warmup_epochs} is as long as the training (trainer.epochs="
             f"{trainer.epochs}); the peak learning rate is never reached."
         )
-    if not template.layout(1, system=False).answers[0].after:
+    if problem.targets == "text" and not template.layout(1, system=False).answers[0].after:
         key = (
             "dataset.chat_template=true" if settings.dataset.chat_template else "dataset.add_eos_token_to_answer=false"
         )
         lines.append(f"{key}: nothing is written behind an answer, so the model does not learn where it ends.")
+    quantile, augmentation = settings.tokenizer.padding_quantile, settings.augmentation
+    if 0 < quantile < 1:
+        lines.append(
+            f"tokenizer.padding_quantile={quantile}: in training, samples above that quantile of the lengths in their "
+            "batch lose their oldest tokens."
+        )
+    if augmentation.random_parent_probability and len(train.samples) == 1:
+        lines.append("augmentation.random_parent_probability has no effect: the training part has one sample only.")
+    if augmentation.skip_parent_probability and settings.dataset.parent_id_column is None:
+        lines.append(
+            f"augmentation.skip_parent_probability={augmentation.skip_parent_probability} has no effect without "
+            "dataset.parent_id_column: there are no earlier turns."
+        )
     return lines
 
 
@@ -217,19 +197,12 @@ def counts_of(prepared: Prepared) -> dict[str, int]:
         "samples with a cut answer": fit.cut["answer"],
         "samples with a cut system text": fit.cut["system"],
         "samples without a token to predict": fit.cut["no target"],
+        "samples without any token, read as one start token": fit.cut["start"],
         **{name: count for name, count in missing.items() if count},
     }
 
 
-def _fitted(  # noqa: PLR0913, PLR0917
-    name: str,
-    part: Part,
-    tokens: Mapping[str, TokenColumn],
-    template: Template,
-    problem: Problem,
-    settings: Settings,
-) -> Prepared:
-    trees = TreeDataset(part, tokens, template, problem.build_tree, settings.tokenizer.max_length)
+def _fitted(name: str, trees: TreeDataset) -> Prepared:
     fit = trees.measure()
     check_fit(trees, fit, name)
     return Prepared(trees, fit)

@@ -20,21 +20,20 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers.utils import logging as transformers_logging
 
-from leyden.backbone.attention import AttentionChoice, choose_attention
-from leyden.backbone.generate import pad_id
-from leyden.backbone.load import Chosen, check_positions, choose_dtype, load_model
-from leyden.backbone.lora import add_adapter
+from leyden.backbone.attention import AttentionChoice
+from leyden.backbone.load import Chosen
 from leyden.data.datamodule import TreeDataModule
-from leyden.data.dataset import Collator
 from leyden.data.rows import Part
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
+from leyden.training.assembly import load_backbone, make_answerer, make_collator, make_data, reads_texts
 from leyden.training.callbacks import History, Point, ProgressDisplay
 from leyden.training.evaluation import EvaluationSchedule, due_updates
 from leyden.training.module import FineTuner
 from leyden.training.optimizer import build_optimizer
-from leyden.training.prepare import Material, dotted
+from leyden.training.prepare import Material
+from leyden.training.problems import dotted
 from leyden.training.progress import Display, make_display
 from leyden.training.trainer import make_trainer
 
@@ -110,16 +109,9 @@ def _assemble(
     quiet_libraries()
     L.seed_everything(settings.seed, workers=True, verbose=False)
     clock = time.perf_counter()
-    backbone, dtype, attention = _load_backbone(settings, material)
+    backbone, dtype, attention = load_backbone(settings, material)
     seconds = {"load weights": time.perf_counter() - clock}
-    data = TreeDataModule(
-        train=material.train,
-        validation=material.validation,
-        collator=Collator(attention.engine != "padded", pad_id(material.tokenizer)),
-        settings=settings.trainer,
-        seed=settings.seed,
-        evaluation_batch_size=settings.generation.batch_size_inference or settings.trainer.batch_size,
-    )
+    data = make_data(settings, material, make_collator(settings, material.tokenizer, backbone, attention))
     per_epoch = math.ceil(data.steps_per_epoch(world_size(settings.trainer)) / settings.trainer.grad_accumulation)
     updates = settings.trainer.epochs * per_epoch
     module = FineTuner(
@@ -127,12 +119,14 @@ def _assemble(
         material.problem,
         make_optimizer=_optimizer(settings),
         curve=_curve(settings, updates, per_epoch),
-        metrics=(settings.metric.name,),
+        metrics=material.metrics,
         seed=settings.seed,
         max_bad_steps=settings.trainer.max_bad_steps,
         places=partial(_places, material.train.trees.part),
+        answers=make_answerer(settings, material, backbone) if reads_texts(material) else None,
+        noise_alpha=settings.augmentation.neftune_noise_alpha,
     )
-    history = History(settings.metric.name)
+    history = History(material.metrics[0])
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
     due = due_updates(updates, per_epoch, settings.trainer.evaluation_epochs) if updates else frozenset({0})
     callbacks = [history, ProgressDisplay(display, history, updates), EvaluationSchedule(due)]
@@ -142,18 +136,6 @@ def _assemble(
         module.reference.kind if material.problem.uses_reference else "none", display, seconds,
     )  # fmt: skip
     return run, data
-
-
-def _load_backbone(settings: Settings, material: Material) -> tuple[nn.Module, Chosen, AttentionChoice]:
-    """The model that is trained, in training mode, with the type of its weights and the way it attends."""
-    dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer), settings.trainer.precision)
-    model = load_model(material.checkpoint, settings.backbone, getattr(torch, dtype.effective))
-    if warning := check_positions(model, settings.tokenizer.max_length):
-        log.warning("%s", warning)
-    backbone = add_adapter(model, settings.lora, material.checkpoint.location)
-    attention = choose_attention(backbone, settings.backbone.attention_implementation)
-    log.info("%s", attention.reason)
-    return backbone.train(), dtype, attention
 
 
 def world_size(settings: Trainer) -> int:
@@ -210,11 +192,6 @@ def _curve(settings: Settings, updates: int, per_epoch: int) -> Callable[[int], 
 def _places(part: Part, samples: Sequence[int]) -> str:
     """Where the rows stand that the samples are named after: the last of each conversation."""
     return part.source.table.places(sorted(part.samples[sample][-1] for sample in samples))
-
-
-def _device(settings: Trainer) -> torch.device:
-    cuda = settings.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if cuda else "cpu")
 
 
 @contextmanager

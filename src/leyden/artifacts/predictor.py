@@ -1,0 +1,140 @@
+"""A trained model, loaded again to score and answer rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from leyden.backbone.attention import choose_attention
+from leyden.backbone.checkpoint import Checkpoint, loading
+from leyden.backbone.heads import head_outputs
+from leyden.backbone.load import choose_dtype, load_model
+from leyden.backbone.reference import Reference
+from leyden.backbone.scoring import target_logps
+from leyden.backbone.vocabulary import fit_vocabulary
+from leyden.data.batches import Batch
+from leyden.data.collator import Collator
+from leyden.data.dataset import TreeDataset
+from leyden.data.rows import Part
+from leyden.data.sampler import Rank, evaluation_batches
+from leyden.problem.base import Problem
+from leyden.settings.errors import ModelError
+from leyden.settings.schema import Settings
+from leyden.training.assembly import make_collator
+from leyden.training.evaluation import Collected, Evaluation, finish
+from leyden.training.progress import Display
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with everything that is needed to predict with it."""
+
+    model: nn.Module
+    reference: Reference
+    tokenizer: PreTrainedTokenizerBase
+    collator: Collator
+
+    def logps(self, batch: Batch) -> Tensor:
+        """Log-probability of each target: [N]."""
+        return target_logps(self.model, batch)
+
+    def reference_logps(self, batch: Batch) -> Tensor:
+        """Log-probability of each target under the base of the adapter: [N]."""
+        return self.reference.logps(batch)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the head says of each sample: [B, K]."""
+        return head_outputs(self.model, batch)
+
+
+def saved_model_config(run: Path) -> dict[str, Any]:
+    """The config that a run has saved with its model; it says what the outputs of a head are.
+
+    Raises:
+        ModelError: it is not there, or no JSON.
+    """
+    path = run / "model" / "config.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}). Name a run that has finished.") from error
+    return found
+
+
+def load_predictor(
+    checkpoint: Checkpoint, settings: Settings, tokenizer: PreTrainedTokenizerBase, problem: Problem, run: Path | None
+) -> Predictor:
+    """The trained model of a run, or a plain model, in evaluation mode."""
+    device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
+    dtype = getattr(torch, choose_dtype(settings.backbone.dtype, device, settings.trainer.precision).effective)
+    start = None
+    trained = checkpoint
+    if run is not None and settings.lora is None:
+        trained = Checkpoint(str(run / "model"), None, settings.backbone.trust_remote_code, None, None)
+        if problem.uses_reference:
+            start = load_model(checkpoint, settings.backbone, dtype, problem.head)
+            fit_vocabulary(start, tokenizer)
+    base = load_model(trained, settings.backbone, dtype, problem.head)
+    fit_vocabulary(base, tokenizer)
+    model: nn.Module = base
+    if run is not None and settings.lora is not None:
+        with loading(checkpoint, "adapter"):
+            model = PeftModel.from_pretrained(base, str(run / "model"))
+    model = model.to(device).eval()
+    attention = choose_attention(model, settings.backbone.attention_implementation)
+    log.info("%s", attention.reason)
+    reference = Reference(model)
+    if start is not None:
+        cast(nn.Module, start).to(device)
+        choose_attention(start, attention.engine if attention.engine != "padded" else attention.implementation)
+        reference.prepare(start)
+    elif problem.uses_reference:
+        reference.prepare()
+    return Predictor(model, reference, tokenizer, make_collator(settings, tokenizer, model, attention))
+
+
+@torch.no_grad()
+def evaluate(
+    predictor: Predictor, trees: TreeDataset, problem: Problem, batch_size: int, display: Display
+) -> Evaluation | None:
+    """Scores of the rows that have their answers, or what a head says of every row; None when there is nothing."""
+    samples: Sequence[int] = range(len(trees))
+    if problem.targets == "text":
+        samples = _answered(trees.part, needs_rejected=problem.uses_reference or "rejected" in trees.part.source.texts)
+    if not samples:
+        return None
+    lengths = [len(trees[sample].tree.tokens) for sample in samples]
+    places = evaluation_batches(lengths, batch_size, Rank())
+    loader = DataLoader(
+        trees,
+        batch_sampler=[[samples[place] for place in batch] for batch in places],
+        collate_fn=predictor.collator.for_evaluation(),
+    )
+    device = next(predictor.model.parameters()).device
+    collected = Collected()
+    with display.phase("evaluate", len(places)):
+        for batch in loader:
+            collected.add(batch, problem.compute(predictor, batch.to(device)))
+            display.advance(1)
+    return finish(collected, ()) if collected.samples else None
+
+
+def _answered(part: Part, *, needs_rejected: bool) -> Sequence[int]:
+    missing: set[int] = set()
+    for role in ("answer", "rejected") if needs_rejected else ("answer",):
+        if role not in part.source.texts:
+            return []
+        missing |= set(part.source.missing[role])
+    return [sample for sample, rows in enumerate(part.samples) if not missing & set(rows)]

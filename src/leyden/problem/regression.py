@@ -1,0 +1,97 @@
+"""Regression: one or several numbers that a text stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from leyden.backbone.heads import Head
+from leyden.problem.base import Cell, cells
+from leyden.problem.head_problem import HeadProblem, settled
+
+if TYPE_CHECKING:
+    from leyden.data.labels import Labels
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the outputs of the head stand to the targets: target = mean + deviation * output.
+
+    Attributes:
+        columns: names of the targets.
+        mean: of each target over the training rows; 0 without standardisation.
+        deviation: standard deviation of each; 1 without, and for a target that never varies.
+    """
+
+    columns: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Regression(HeadProblem):
+    """Predict numbers, read at the last token of the prompt.
+
+    Attributes:
+        standardize: train on (target - mean) / deviation over the training rows; predictions are scaled back.
+    """
+
+    standardize: bool = True
+    scale: Scale | None = field(default=None, init=False)
+
+    targets: ClassVar[Literal["text", "classes", "numbers"]] = "numbers"
+    offers: ClassVar[tuple[str, ...]] = ("predicted_values", "target_values")
+
+    @property
+    def head(self) -> Head:
+        """One output per target; the scale is kept in the model's config."""
+        scale = self._scale
+        extra = (("target_mean", list(scale.mean)), ("target_deviation", list(scale.deviation)))
+        return Head(outputs=len(scale.columns), names=scale.columns, problem_type="regression", extra=extra)
+
+    def fitted(self, labels: Labels | None) -> Regression:
+        """Take names, means and deviations of the targets from the labels."""
+        assert labels is not None
+        values = torch.from_numpy(labels.values)
+        mean, deviation = torch.zeros(values.shape[1]), torch.ones(values.shape[1])
+        if self.standardize:
+            mean, deviation = values.mean(dim=0), values.std(dim=0, correction=0)
+            deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        return settled(self, scale=Scale(labels.columns, tuple(mean.tolist()), tuple(deviation.tolist())))
+
+    def restored(self, config: Mapping[str, Any]) -> Regression:
+        """Take names and scale of the targets from the config of the saved model."""
+        names = tuple(str(name) for _, name in sorted((int(n), name) for n, name in config["id2label"].items()))
+        scale = Scale(names, tuple(config["target_mean"]), tuple(config["target_deviation"]))
+        return settled(self, scale=scale)
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The targets on the scale of the outputs."""
+        mean, deviation = self._moments(labels)
+        return (labels - mean) / deviation
+
+    def answers(self, outputs: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """`predicted_values` and `target_values`, on the scale of the table."""
+        mean, deviation = self._moments(outputs)
+        return {"predicted_values": mean + deviation * outputs, "target_values": labels}
+
+    def tabulate(self, columns: Mapping[str, Tensor]) -> dict[str, Sequence[Cell]]:
+        """What is predicted of each target."""
+        names = self._scale.columns
+        found = columns["predicted_values"]
+        titles = ["prediction"] if len(names) == 1 else [f"predicted_{name}" for name in names]
+        table: dict[str, Sequence[Cell]] = {title: cells(found[:, place]) for place, title in enumerate(titles)}
+        return {**table, "loss": cells(columns["loss"])}
+
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_tensor(self._scale.mean), like.new_tensor(self._scale.deviation)
+
+    @property
+    def _scale(self) -> Scale:
+        if self.scale is None:
+            raise RuntimeError("The targets are known only after `fitted` has seen the labels.")
+        return self.scale

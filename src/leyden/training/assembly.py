@@ -1,0 +1,98 @@
+"""The pieces of a run, each from the settings and the prepared material: backbone, loaders, answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from leyden.backbone.attention import AttentionChoice, choose_attention
+from leyden.backbone.generate import pad_id, stop_strings
+from leyden.backbone.load import Chosen, check_positions, choose_dtype, load_model
+from leyden.backbone.lora import add_adapter
+from leyden.backbone.scoring import base_model
+from leyden.backbone.vocabulary import fit_vocabulary
+from leyden.data.augmentation import Augmentor, mask_id, special_ids
+from leyden.data.augmented import AugmentedTrees
+from leyden.data.collator import Collator, Layout
+from leyden.data.datamodule import TreeDataModule
+from leyden.settings.schema import Settings
+from leyden.settings.training_groups import Trainer
+from leyden.training.answers import TEXT_COLUMNS, Answerer
+from leyden.training.prepare import Material
+
+log = logging.getLogger(__name__)
+
+
+def load_backbone(settings: Settings, material: Material) -> tuple[nn.Module, Chosen, AttentionChoice]:
+    """The model that is trained, in training mode, with the type of its weights and the way it attends."""
+    dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer), settings.trainer.precision)
+    head = material.problem.head
+    model = load_model(material.checkpoint, settings.backbone, getattr(torch, dtype.effective), head)
+    fit_vocabulary(model, material.tokenizer)
+    if warning := check_positions(model, settings.tokenizer.max_length):
+        log.warning("%s", warning)
+    backbone = add_adapter(model, settings.lora, material.checkpoint.location, head.task)
+    attention = choose_attention(backbone, settings.backbone.attention_implementation)
+    log.info("%s", attention.reason)
+    return backbone.train(), dtype, attention
+
+
+def make_data(settings: Settings, material: Material, collator: Collator) -> TreeDataModule:
+    """The loaders; training samples with augmentation if any is asked for."""
+    augmentation, tokenizer = settings.augmentation, material.tokenizer
+    augmented = None
+    if any(augmentation.model_dump().values()):
+        augmented = AugmentedTrees(
+            material.train.trees,
+            Augmentor(augmentation, settings.seed),
+            special=special_ids(tokenizer),
+            mask_id=mask_id(tokenizer) if augmentation.token_mask_probability else 0,
+        )
+    return TreeDataModule(
+        train=material.train,
+        validation=material.validation,
+        collator=collator,
+        settings=settings.trainer,
+        seed=settings.seed,
+        evaluation_batch_size=settings.generation.batch_size_inference or settings.trainer.batch_size,
+        augmented=augmented,
+    )
+
+
+def make_collator(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, backbone: nn.Module, attention: AttentionChoice
+) -> Collator:
+    """How batches are made for a backbone that attends in this way."""
+    config = base_model(backbone).config
+    layout: Layout = "padded" if attention.engine == "padded" else "packed"
+    if config.is_encoder_decoder:
+        layout = "encoder_decoder"
+    start = getattr(config, "decoder_start_token_id", None)
+    limits = settings.tokenizer
+    return Collator(layout, pad_id(tokenizer), start or 0, limits.padding_quantile, limits.max_length)
+
+
+def reads_texts(material: Material) -> bool:
+    """Whether a metric needs generated texts."""
+    return any(column in TEXT_COLUMNS for metric in material.metrics for column in metric.reads)
+
+
+def make_answerer(
+    settings: Settings, material: Material, backbone: nn.Module, advance: Callable[[int], None] = lambda rows: None
+) -> Answerer:
+    """What generates the answers of the validation rows."""
+    generation = settings.generation
+    return Answerer(
+        backbone, material.tokenizer, material.validation.trees, generation,
+        stop_strings(generation, material.template.stops),
+        generation.batch_size_inference or settings.trainer.batch_size, settings.seed, advance,
+    )  # fmt: skip
+
+
+def _device(settings: Trainer) -> torch.device:
+    cuda = settings.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")
