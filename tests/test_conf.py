@@ -12,6 +12,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from leyden.problem.metrics import direction_of
 from leyden.settings.checks import check
 from leyden.settings.composition import compose_config
 from leyden.settings.overrides import choices_of
@@ -143,8 +144,8 @@ def test_all_choices_go_together() -> None:
 @pytest.mark.parametrize("file", [file for file in PARTS if "_target_" in file.read_text(encoding="utf-8")], ids=str)
 def test_the_knobs_of_a_target_are_its_parameters(file: Path) -> None:
     tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    ours = {"_target_", "defaults", "scores", "metrics", "recommended", "loss", "learning_rate", "warmup_epochs",
-            "min_learning_rate_ratio"}  # fmt: skip
+    ours = {"_target_", "defaults", "direction", "scores", "metrics", "recommended", "loss", "learning_rate",
+            "warmup_epochs", "min_learning_rate_ratio", "max_target_length"}  # fmt: skip
     parameters = inspect.signature(imported(tree["_target_"])).parameters
     unknown = set(tree) - ours - set(parameters)
     assert not unknown, f"{tree['_target_']} takes no {sorted(unknown)}"
@@ -155,11 +156,11 @@ def test_the_knobs_of_a_target_are_its_parameters(file: Path) -> None:
         assert knobs <= set(tree), f"{file.name} leaves out {sorted(knobs - set(tree))}"
 
 
-def test_the_metrics_of_a_problem_exist() -> None:
-    from leyden.problem import metrics
-
+def test_the_metrics_of_a_problem_exist_and_say_which_way_is_better() -> None:
     for name in choices_of([CONF], "problem"):
         for metric in composed(f"problem={name}").problem.metrics:
-            assert callable(getattr(metrics, metric)), metric
+            (found,) = composed(f"problem={name}", f"metric={metric}").metric.values()
+            assert found.get("direction") in ("min", "max") or direction_of(imported(found._target_)), metric
     for name in choices_of([CONF], "metric"):
-        assert composed(f"metric={name}").metric.name == name
+        assert list(composed(f"metric={name}").metric) == [name]
+    assert list(composed("metric=[bleu,perplexity]").metric) == ["bleu", "perplexity"]

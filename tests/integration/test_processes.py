@@ -32,7 +32,7 @@ def workers_find_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Fourteen rows, eleven of them for training: the last step has three samples, one rank one of them."""
+    """Fourteen rows; with eleven for training the last step has three samples, one rank one of them."""
     path = tmp_path / "rows.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -46,15 +46,15 @@ def table(tmp_path: Path) -> Path:
 def overrides_of(table: Path, folder: Path, *overrides: str) -> list[str]:
     return [
         "backbone=tiny", "dataset=table", f"dataset.train_dataframe={table}", "dataset.prompt_column=instruction",
-        "dataset.answer_column=output", "dataset.validation_size=0.2", "lora.dropout=0",
+        "dataset.answer_column=output", "lora.dropout=0",
         "generation.max_length_inference=3", "trainer.epochs=2", "trainer.evaluation_epochs=0.5",
         f"output_directory={folder.parent}", f"experiment_name={folder.name}", *overrides,
     ]  # fmt: skip
 
 
-def train(table: Path, folder: Path, *overrides: str) -> Path:
+def train(table: Path, folder: Path, *overrides: str, extra: Path | None = None) -> Path:
     """A whole job, started from this process: what it starts itself are processes of their own."""
-    config, faults = compose_config("train", overrides_of(table, folder, *overrides), ROOT / "conf")
+    config, faults = compose_config("train", overrides_of(table, folder, *overrides), ROOT / "conf", extra)
     assert not faults
     assert config is not None
     run_job(read(config))
@@ -82,33 +82,38 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert json.loads((two / "manifest.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("problem", ["causal_lm", "dpo"])
-def test_two_processes_equal_one(problem: str, table: Path, tmp_path: Path) -> None:
-    """Effective batches of four: 4 x 1, and 2 processes x 1 row x 2 batches; for pairs, padded against packed."""
+# Pairs: one validation row leaves a rank without, and the last of thirteen training rows leaves one idle.
+EXPERIMENTS = {
+    "tokens": "dataset: {validation_size: 0.2}\noptimizer: {learning_rate: 0.1}\n",
+    "pairs": (
+        "defaults: [override /problem: dpo]\ntrainer: {gradient_clip: 0.5}\noptimizer: {learning_rate: 0.05}\n"
+        "dataset: {validation_size: 0.08, rejected_answer_column: rejected}\n"
+        "backbone: {attention_implementation: sdpa}\n"
+    ),
+}
+
+
+def test_a_sweep_of_two_processes_each_equals_single_processes(
+    run_here: RunCli, table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Effective batches of four: 4 x 1, and 2 processes x 1 row x 2 batches; for pairs, packed against padded."""
+    conf = tmp_path / "conf"
+    (conf / "experiment").mkdir(parents=True)
+    for name, text in EXPERIMENTS.items():
+        (conf / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
     # A large eps: without it AdamW turns the rounding of gradients near zero into steps of full size.
-    common = ["optimizer.eps=0.01", "optimizer.learning_rate=0.1"]
-    padded = []
-    if problem == "dpo":
-        common += ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.gradient_clip=0.5"]
-        padded = ["backbone.attention_implementation=sdpa"]
+    common = ["optimizer.eps=0.01"]
     cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
-    one = train(table, tmp_path / "one", *common, "trainer=cpu", "trainer.batch_size=4")
-    two = train(table, tmp_path / "two", *common, *DDP, *padded, *cut)
-    assert_same_run(one, two)
-
-
-def test_a_sweep_of_jobs_with_two_processes_each(run_cli: RunCli, table: Path, tmp_path: Path) -> None:
-    """Under `-m` each job trains with its own values in all its processes; one validation row leaves a rank without."""
-    small = ["dataset.validation_size=0.08", "trainer.batch_size=3", "trainer.epochs=1"]
-    folder = tmp_path / "sweep"
-    done = run_cli(["train.py", *overrides_of(table, folder, *DDP, *small, "optimizer.learning_rate=1e-2,1e-3", "-m")])
+    sweep = ["-m", "--config-dir", str(conf), f"experiment={','.join(EXPERIMENTS)}"]
+    done = run_here(["train.py", *sweep, *overrides_of(table, tmp_path / "two", *common, *DDP, *cut)])
     assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    for job, rate in (("0", 1e-2), ("1", 1e-3)):
-        found = numbers(folder / job)
-        assert found[(1, 6, "train/learning_rate")] == rate
-        assert max(samples for _, samples, _ in found) == 13
-        assert (folder / job / "model" / "adapter_model.safetensors").is_file()
+    assert "Warning" not in done.stderr + capfd.readouterr().err
+    whole = ["trainer=cpu", "trainer.batch_size=4", "backbone.attention_implementation=auto"]
+    for job, name in enumerate(EXPERIMENTS):
+        one = train(table, tmp_path / name, f"experiment={name}", *common, *whole, extra=conf)
+        assert_same_run(one, tmp_path / "two" / str(job))
+    rates = [numbers(tmp_path / "two" / job)[(1, 4, "train/learning_rate")] for job in ("0", "1")]
+    assert rates == [0.1, 0.05]
 
 
 def test_all_processes_give_up_together(table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

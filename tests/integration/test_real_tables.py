@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from leyden.backbone.tiny import tiny_tokenizer
-from leyden.data.dataset import TreeDataset, check_fit
+from leyden.data.dataset import Limits, TreeDataset, check_fit
 from leyden.data.rows import read_parts
 from leyden.data.templates import make_template
 from leyden.data.tokenization import tokenize_columns
@@ -24,7 +24,12 @@ from leyden.problem.dpo import DPO
 from leyden.problem.losses import dpo
 from leyden.settings.data_groups import Dataset
 
-SHARED = Path(__file__).parents[2] / "conf" / "dataset" / "_shared.yaml"
+CONF = Path(__file__).parents[2] / "conf"
+SHARED = {
+    "dataset": OmegaConf.load(CONF / "dataset" / "_shared.yaml"),
+    "problem": OmegaConf.load(CONF / "problem" / "causal_lm.yaml"),
+}
+DEFAULTS: Any = OmegaConf.to_container(OmegaConf.create(SHARED), resolve=True)
 LOSS = partial(dpo, beta=0.1)
 CHAINS = {
     "prompt_column": "instruction", "answer_column": "chosen", "system_column": "system", "id_column": "id",
@@ -36,13 +41,13 @@ ONE_TURN = {"prompt_column": "instruction", "answer_column": "chosen", "system_c
 
 
 def trees_of(path: Path, columns: dict[str, Any], problem: Problem, max_length: int = 2048) -> list[TreeDataset]:
-    defaults = yaml.safe_load(SHARED.read_text())
+    defaults = DEFAULTS["dataset"]
     data = Dataset(**{**defaults, "train_dataframe": str(path), **columns})
     parts = read_parts(data)
     tokenizer = tiny_tokenizer()
     template = make_template(data, tokenizer)
     tokens, _ = tokenize_columns(parts[0].source.texts, tokenizer, cache=False)
-    return [TreeDataset(part, tokens, template, problem.build_tree, max_length) for part in parts]
+    return [TreeDataset(part, tokens, template, problem.build_tree, Limits(max_length)) for part in parts]
 
 
 def check(trees: TreeDataset, max_length: int, per_sample: int) -> None:

@@ -149,13 +149,12 @@ def test_the_config_is_resolved_and_the_manifest_says_what_became_of_it(dpo_run:
 @pytest.fixture(scope="module")
 def saved_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Run]]:
     """A run with an adapter and one of all weights, below one folder, with the models as they were when saved."""
-    root, kept = tmp_path_factory.mktemp("saved"), {}
+    root, kept, save = tmp_path_factory.mktemp("saved"), {}, job.save_run
     for lora in ("lora", "none"):
         names = [f"lora={lora}", f"experiment_name={lora}", f"output_directory={root}", "trainer.progress=none"]
         config, faults = compose_config("train", [*TINY, *names], CONF)
         assert not faults
         assert config is not None
-        save = job.save_run
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(job, "save_run", lambda run, *rest, n=lora: (kept.update({n: run}), save(run, *rest)))
             job.run_job(read(config))

@@ -16,12 +16,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from leyden.backbone import attention
 from leyden.backbone.attention import attention_for_generation, choose_attention, isolation_error
-from leyden.backbone.scoring import base_model, sequence_counts, sequence_sums, target_logps
+from leyden.backbone.scoring import base_model, target_logps
 from leyden.backbone.segments import dense_attention, segment_attention, visible
 from leyden.backbone.tiny import tiny_model
 from leyden.data.batches import Segments
 from leyden.data.collation import pack, pad
 from leyden.data.trees import Segment, Tree, build_tree
+from leyden.problem.base import token_scores
 from leyden.settings.errors import ModelError
 
 PACKED = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"]
@@ -173,7 +174,8 @@ def test_losses_of_sequences_equal_the_librarys() -> None:
     trees = forest()
     choose_attention(model, "segments")
     batch = pack(trees, range(len(trees)))
-    sums, counts = sequence_sums(target_logps(model, batch), batch), sequence_counts(batch)
+    scores = token_scores(target_logps(model, batch), batch)
+    sums, counts = scores.sums(), scores.counts()
     model.set_attn_implementation("sdpa")
     number = 0
     for tree in trees:
@@ -360,7 +362,7 @@ def test_a_batch_without_targets_gives_every_weight_a_gradient_of_zero(make) -> 
     batch = make(forest(), [~0, ~1, ~2, ~3, ~4])
     logps = target_logps(model, batch)
     assert logps.shape == (0,)
-    assert sequence_sums(logps, batch).shape == (0,)
+    assert token_scores(logps, batch).sums().shape == (0,)
     logps.sum().backward()
     assert all(weight.grad is not None for weight in model.parameters())
     assert all((weight.grad == 0).all() for weight in model.parameters())

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import pickle
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torchmetrics.text import Perplexity
 
-from leyden.problem.metrics import METRICS, Metric, perplexity, preference_accuracy, reward_margin
+from leyden.problem.metrics import (
+    Metric,
+    Rated,
+    direction_of,
+    perplexity,
+    preference_accuracy,
+    reward_margin,
+)
 from leyden.problem.scores import TokenScores
 
 
@@ -61,24 +69,37 @@ def test_preference_metrics() -> None:
             function(torch.zeros(0))
 
 
-def test_metrics_stand_in_the_table_with_their_direction() -> None:
-    directions = {name: metric.direction for name, metric in METRICS.items()}
-    assert directions["perplexity"] == "min"
-    assert directions["preference_accuracy"] == directions["reward_margin"] == "max"
-    assert all(name == metric.name == metric.function.__name__ for name, metric in METRICS.items())
+def named(function) -> Metric:
+    return Metric(function.__name__, direction_of(function), function)
+
+
+def test_a_function_says_which_way_is_better_also_with_its_knobs_filled_in() -> None:
+    assert direction_of(perplexity) == "min"
+    assert direction_of(preference_accuracy) == direction_of(reward_margin) == "max"
+    assert direction_of(partial(perplexity)) == "min"
+    assert direction_of(lambda margins: 0.0) is None
 
 
 def test_a_metric_picks_its_columns() -> None:
     columns = {"margins": torch.tensor([1.0]), "counts": torch.tensor([2]), "logps": torch.tensor([-4.0])}
-    assert METRICS["perplexity"].reads == ("logps", "counts")
-    assert METRICS["perplexity"].compute(columns) == pytest.approx(math.exp(2))
-    assert METRICS["reward_margin"].compute(columns) == 1.0
+    assert named(perplexity).reads == ("logps", "counts")
+    assert named(perplexity).compute(columns).value == pytest.approx(math.exp(2))
+    assert named(reward_margin).compute(columns).value == 1.0
     with pytest.raises(KeyError, match="perplexity reads logps, but"):
-        METRICS["perplexity"].compute({"counts": torch.tensor([2])})
+        named(perplexity).compute({"counts": torch.tensor([2])})
+
+
+def test_a_parameter_with_a_default_is_a_knob_and_no_column() -> None:
+    def tokens(counts, *, scale=1.0):
+        return Rated(scale * float(counts.sum()), {"remark": ["a"]})
+
+    found = Metric("tokens", "max", partial(tokens, scale=3.0))
+    assert found.reads == ("counts",)
+    assert found.compute({"counts": torch.tensor([2])}) == Rated(6.0, {"remark": ["a"]})
 
 
 def test_better_is_what_the_direction_says() -> None:
-    falling, rising = METRICS["perplexity"], METRICS["preference_accuracy"]
+    falling, rising = named(perplexity), named(preference_accuracy)
     assert falling.improves(1.0, 2.0)
     assert not falling.improves(2.0, 1.0)
     assert rising.improves(2.0, 1.0)
@@ -91,6 +112,6 @@ def test_better_is_what_the_direction_says() -> None:
 
 
 def test_a_metric_crosses_processes() -> None:
-    metric = pickle.loads(pickle.dumps(METRICS["perplexity"]))
+    metric = pickle.loads(pickle.dumps(named(perplexity)))
     assert isinstance(metric, Metric)
-    assert metric == METRICS["perplexity"]
+    assert metric == named(perplexity)

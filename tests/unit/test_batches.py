@@ -98,7 +98,7 @@ def test_to_moves_every_tensor_and_nothing_else() -> None:
     for batch in (pack([pair()], [0]), pad([pair()], [0], PAD)):
         moved = batch.to("meta")
         tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-        assert len(tensors) == (6 if batch.segments else 7)
+        assert len(tensors) == (11 if batch.segments else 12)
         assert {tensor.device.type for tensor in tensors} == {"meta"}
         assert (moved.segments, moved.samples, moved.num_tokens) == (batch.segments, batch.samples, batch.num_tokens)
 

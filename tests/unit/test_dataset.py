@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 from leyden.backbone.tiny import tiny_tokenizer
-from leyden.data.dataset import Collator, TreeDataset, check_fit
+from leyden.data.collator import Collator
+from leyden.data.dataset import Limits, Sample, TreeDataset, check_fit
 from leyden.data.rows import read_parts, read_source, whole_part
 from leyden.data.templates import make_template
 from leyden.data.tokenization import tokenize_columns
@@ -23,7 +24,12 @@ from leyden.problem.losses import dpo
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import DataError
 
-SHARED = Path(__file__).parents[2] / "conf" / "dataset" / "_shared.yaml"
+CONF = Path(__file__).parents[2] / "conf"
+SHARED = {
+    "dataset": OmegaConf.load(CONF / "dataset" / "_shared.yaml"),
+    "problem": OmegaConf.load(CONF / "problem" / "causal_lm.yaml"),
+}
+DEFAULTS: Any = OmegaConf.to_container(OmegaConf.create(SHARED), resolve=True)
 CHAIN = {"parent_id_column": "parent", "id_column": "id"}
 COLUMNS = {
     "id": ["1", "2", "3", "4"],
@@ -53,7 +59,7 @@ def trees_of(
     path = folder / "t.jsonl"
     rows = zip(*columns.values(), strict=True)
     path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
-    defaults = yaml.safe_load(SHARED.read_text())
+    defaults = DEFAULTS["dataset"]
     data = Dataset(**{**defaults, "train_dataframe": str(path), "prompt_column": "p", "answer_column": "a", **settings})
     optional = () if answers else ("dataset.answer_column",)
     source = read_source(data, str(path), "s", optional=optional, answers=answers)
@@ -62,7 +68,7 @@ def trees_of(
     if not whole:
         validation = {"validation_strategy": "custom", "validation_dataframe": str(path)}
         part = read_parts(data.model_copy(update=validation))[0]
-    return TreeDataset(part, tokens, make_template(data, TOKENIZER), problem.build_tree, max_length)
+    return TreeDataset(part, tokens, make_template(data, TOKENIZER), problem.build_tree, Limits(max_length))
 
 
 def text(tree: Tree) -> str:
@@ -80,7 +86,7 @@ def turn(prompt: str, answer: str) -> str:
 def test_a_conversation_becomes_its_text_and_its_answers_the_targets(tmp_path: Path) -> None:
     trees = trees_of(tmp_path, causal(), **CHAIN, system_column="s")
     assert len(trees) == 2
-    number, tree = trees[0]
+    number, tree, _ = trees[0]
     assert number == 0
     assert text(tree) == f"<|system|>kind{END}" + turn("p1", "a1") + turn("p2", "a22") + turn("p3", "a333")
     assert predicted(tree) == f"a1{END}a22{END}a333{END}"
@@ -89,14 +95,14 @@ def test_a_conversation_becomes_its_text_and_its_answers_the_targets(tmp_path: P
 
 def test_a_ghost_is_the_same_tree_under_another_number(tmp_path: Path) -> None:
     trees = trees_of(tmp_path, causal(), **CHAIN)
-    number, tree = trees[~1]
+    number, tree, _ = trees[~1]
     assert number == ~1
     assert text(tree) == text(trees[1][1])
 
 
 def test_every_row_is_a_sample_when_chains_are_not_limited(tmp_path: Path) -> None:
     trees = trees_of(tmp_path, causal(only_last_answer=True), **CHAIN, limit_chained_samples=False)
-    assert [predicted(tree) for _, tree in map(trees.__getitem__, range(4))] == [
+    assert [predicted(tree) for _, tree, _ in map(trees.__getitem__, range(4))] == [
         f"a1{END}", f"a22{END}", f"a333{END}", f"b{END}",
     ]  # fmt: skip
     assert text(trees[1][1]) == turn("p1", "a1") + turn("p2", "a22")
@@ -193,8 +199,8 @@ def test_the_generation_prompt_stands_before_the_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 def test_the_collator_joins_trees_and_keeps_their_numbers(tmp_path: Path, packed: bool) -> None:
     trees = trees_of(tmp_path, pairs(), **CHAIN, rejected_answer_column="r")
-    samples: Sequence[tuple[int, Tree]] = [trees[1], trees[~0]]
-    batch = Collator(packed, 257)(samples)
+    samples: Sequence[Sample] = [trees[1], trees[~0]]
+    batch = Collator("packed" if packed else "padded", 257)(samples)
     assert batch.samples == (1,)
     assert (batch.attention_mask is None) == packed
     ids = batch.input_ids[batch.target_rows, batch.target_columns + 1] if not packed else batch.target_ids

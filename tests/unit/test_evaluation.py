@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -12,13 +11,11 @@ from leyden.data.batches import Batch
 from leyden.data.collation import pack
 from leyden.data.trees import Segment, build_tree
 from leyden.problem.base import Outcome
-from leyden.problem.causal_lm import CausalLM
-from leyden.problem.dpo import DPO
-from leyden.problem.losses import dpo, token_averaged_cross_entropy
+from leyden.problem.metrics import Metric, Rated, perplexity
 from leyden.problem.scores import Loss
 from leyden.training.evaluation import Collected, due_updates, finish
 
-CLM = CausalLM(loss=token_averaged_cross_entropy)
+PERPLEXITY = (Metric("perplexity", "min", perplexity),)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +52,10 @@ def test_batches_come_together_in_the_order_of_the_samples() -> None:
     collected.add(batch(5, 0), outcome([-4.0, -1.0], [2, 1]))
     collected.add(batch(3, 9), outcome([-6.0, 0.0], [3, 0]))
     collected.add(batch(~1), outcome([], []))  # a ghost
-    found = finish(collected, CLM, ("perplexity",))
-    assert found.samples == [0, 3, 5]
-    assert found.columns["logps"].tolist() == [-1.0, -6.0, -4.0]
+    found = finish(collected, PERPLEXITY)
+    assert found.samples == [0, 3, 5, 9]
+    assert found.columns["logps"].tolist() == [-1.0, -6.0, -4.0, 0.0]
+    assert found.scored.tolist() == [True, True, True, False]
     assert found.unscored == 1
     perplexity = (math.exp(1) + math.exp(2) + math.exp(2)) / 3
     assert found.metrics == {"validation/loss": 11 / 6, "validation/perplexity": pytest.approx(perplexity)}
@@ -66,20 +64,31 @@ def test_batches_come_together_in_the_order_of_the_samples() -> None:
 def test_an_evaluation_without_a_scored_row_has_no_metric_and_no_fault() -> None:
     collected = Collected()
     collected.add(batch(0), outcome([0.0], [0]))
-    found = finish(collected, CLM, ("perplexity",))
+    found = finish(collected, PERPLEXITY)
     assert math.isnan(found.metrics["validation/loss"])
     assert found.metrics.keys() == {"validation/loss"}
     assert found.unscored == 1
-    assert finish(Collected(), CLM, ("perplexity",)).samples == []
+    assert finish(Collected(), PERPLEXITY).samples == []
 
 
-def test_the_metrics_of_a_problem_are_always_there() -> None:
+class Written:
+    """Answers of a model that says its sample's number."""
+
+    def generate(self, samples):
+        return {sample: f"says {sample}" for sample in samples}
+
+    def columns(self, samples, texts):
+        return {"predicted_texts": [texts[sample] for sample in samples], "rows": list(samples)}
+
+
+def test_texts_are_generated_for_metrics_that_read_them_and_their_remarks_are_kept() -> None:
+    def longest(predicted_texts, rows):
+        return Rated(float(len(rows)), {"remark": [text.upper() for text in predicted_texts]}, {"words": 2.0})
+
     collected = Collected()
-    columns = {name: torch.tensor([0.5, -0.5]) for name in ("margins", "logps", "counts")}
-    collected.add(batch(0, 1), Outcome(Loss(torch.tensor(1.0), 2), columns, torch.tensor([True, True])))
-    found = finish(collected, DPO(loss=partial(dpo, beta=0.1)), ())
-    assert found.metrics == {
-        "validation/loss": 0.5,
-        "validation/preference_accuracy": 0.5,
-        "validation/reward_margin": 0.0,
-    }
+    collected.add(batch(5, 0, 3), outcome([-4.0, -1.0, 0.0], [2, 1, 0]))
+    found = finish(collected, [Metric("longest", "max", longest)], Written())
+    assert found.texts == {0: "says 0", 3: "says 3", 5: "says 5"}
+    assert found.remarks == {"remark": ["SAYS 0", "SAYS 5"]}  # of the scored samples
+    assert found.metrics["validation/longest"] == 2.0
+    assert found.metrics["validation/words"] == 2.0

@@ -560,6 +560,7 @@ def test_old_names_work_in_new_templates(tmp_path: Path) -> None:
         ("{{ prediction.__class__.__mro__ }}", "cannot be filled"),
         ("{{ prediction }}{% include 'x' %}", "cannot be filled"),
         ("{{ prediction }}{{ 1 / 0 }}", "cannot be filled"),
+        ("{{ prediction }}{{ row[prompt] }}", "cannot be filled"),
         ("{_PREDICTED_TEXT} {_PROMPT!r}", "must be a name and nothing else"),
         ("{_PREDICTED_TEXT} {}", "must be a name and nothing else"),
         ("{_PREDICTED_TEXT} {", "Its slots are"),

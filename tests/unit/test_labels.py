@@ -311,8 +311,7 @@ def test_any_cells_give_labels_or_our_own_error(
     table = read_table(path)
     try:
         found = read_labels(table, ONE, "numbers" if numbers else "classes", num_classes, None, complete=complete)
-    except (ConfigError, DataError) as error:
-        assert all("y" in fault for fault in error.faults)
+    except (ConfigError, DataError):
         return
     assert found.values.shape == (len(cells), 1)
     missing = [cell is None or not str(cell).strip() for cell in cells]

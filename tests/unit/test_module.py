@@ -25,7 +25,7 @@ def module_of(problem: Any, seed: int = 42, max_bad_steps: int = 2) -> FineTuner
         problem,
         make_optimizer=partial(build_optimizer, factory=partial(torch.optim.SGD, lr=0.5), weight_decay=0.0),
         curve=lambda step: 1.0,
-        metrics=("perplexity",),
+        metrics=(),
         seed=seed,
         max_bad_steps=max_bad_steps,
         places=lambda samples: f"lines {samples}",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from leyden.backbone.tiny import tiny_tokenizer
@@ -14,12 +14,17 @@ from leyden.data.tokenization import encode
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import ConfigError, ModelError
 
-SHARED = Path(__file__).parents[2] / "conf" / "dataset" / "_shared.yaml"
+CONF = Path(__file__).parents[2] / "conf"
+SHARED = {
+    "dataset": OmegaConf.load(CONF / "dataset" / "_shared.yaml"),
+    "problem": OmegaConf.load(CONF / "problem" / "causal_lm.yaml"),
+}
+DEFAULTS: Any = OmegaConf.to_container(OmegaConf.create(SHARED), resolve=True)
 TEXTS = [("Hi there.", "Hello!"), ("Grüße 质\n", "two\nlines"), ("third", "3 of them"), ("<b>?", "bye")]
 
 
 def dataset(**values: Any) -> Dataset:
-    defaults = yaml.safe_load(SHARED.read_text())
+    defaults = DEFAULTS["dataset"]
     return Dataset(**{**defaults, "train_dataframe": "t.csv", "prompt_column": "p", "answer_column": "a", **values})
 
 

@@ -106,8 +106,9 @@ def _classes(column: LabelColumn, num_classes: int | None, names: Sequence[str] 
     if names is None:
         names, warnings = class_names(column, num_classes)
     else:
+        known = {None, *names}
         column.refuse(
-            [word is not None and word not in names for word in words],
+            [word not in known for word in words],
             f"the classes of the training table are {listed(names)}",
             "Mend these cells, remove the rows, or train on rows of this class.",
         )

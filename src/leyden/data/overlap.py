@@ -82,9 +82,12 @@ def _keys(part: Part) -> Iterator[tuple[int, Key, Key]]:
     history: dict[int | None, tuple[Key, Key]] = {None: (b"", b"")}
     prompts: dict[int, Key] = {}
     for row in part.rows:
-        for turn in source.threads.chain(row):
-            if turn in history:
-                continue
+        new: list[int] = []  # not threads.chain: a row is looked at once, however many follow it
+        turn: int | None = row
+        while turn is not None and turn not in history:
+            new.append(turn)
+            turn = source.threads.parents[turn]
+        for turn in reversed(new):
             exact, similar = history[source.threads.parents[turn]]
             prompt, answer = source.texts["prompt"][turn], _answer(source, turn)
             plain, said = normalized(prompt), normalized(answer)

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 ROLES = ("prompt", "answer")  # system texts and worse answers stay as they are
 # Open Assistant's conversations were written for one assistant, by people who at times asked another.
-ASSISTANTS = ("Open Assistant", "OpenAssistant", "Open-Assistant", "OpenAssistent", "Chat GPT", "Chat-GPT", "ChatGPT")
+ASSISTANTS = ("Open Assistant", "OpenAssistant", "Open-Assistant", "Chat GPT", "Chat-GPT", "ChatGPT")
 AUTHORS = (
     "Large-scale Artificial Intelligence Open Network", "LAION e.V.", "LAION-AI", "LAION AI", "LAION", "OpenAI",
 )  # fmt: skip
 # As words of English these mean something else in lower case, or away from an introduction.
 INTRODUCED = r"(?:(?<=\bI am )|(?<=\bI'm )|(?<=\bI’m )|(?<=\bname is ))Assistant"
 SPELT = r"Open AI"
+HINTS = ("assist", "gpt", "laion", "openai", "open ai", "large-scale")
 # Not \b: Chinese and Japanese put no space beside a name. Links, handles and data sets such as LAION-5B are left alone.
 BEFORE, AFTER = r"(?<![A-Za-z0-9_/.@#-])", r"(?![A-Za-z0-9_/]|[.-][A-Za-z0-9])"
 
@@ -40,6 +41,9 @@ def personalized(texts: Mapping[str, list[str]], name: str, author: str) -> tupl
 
 
 def _replaced(text: str, name: str, author: str) -> str:
+    lower = text.lower()
+    if not any(hint in lower for hint in HINTS):  # many times faster than the expression
+        return text
     return KNOWN.sub(lambda match: name if match["assistant"] else author, text)
 
 

@@ -196,12 +196,10 @@ def read_source(  # noqa: PLR0913
     with gathered(faults):
         require_columns(table, {key: value for key, value in wanted.items() if key not in optional})
     warnings = [*table.notes, *(cells.without(table, key, column) for key, column in lacking if key in optional)]
-    gone = {key for key, _ in lacking}
-    present = {key: value for key, value in wanted.items() if key not in gone}
+    present = {key: value for key, value in wanted.items() if key not in dict(lacking)}
     spoken = {key: value for key, value in present.items() if targets == "text" or key != ANSWER}
     texts, missing = cells.texts_by_role(table, spoken, decode_escapes(dataset.prompt_column_separator), faults)
-    if answers:
-        faults += cells.missing_answers(table, present, missing)
+    faults += cells.missing_answers(table, present, missing) if answers else []
     labels = weights = threads = None
     if targets != "text" and ANSWER in present:
         with gathered(faults):
@@ -218,10 +216,16 @@ def read_source(  # noqa: PLR0913
         raise DataError(faults)
     warnings += [*threads.warnings, *(labels.warnings if labels else ())]
     warnings += cells.equal_pairs(table, texts, threads) if answers else []
-    if dataset.personalize:
-        texts, note = personalized(texts, dataset.chatbot_name, dataset.chatbot_author)
-        warnings.append(f"{table.path}: dataset.personalize {note}.")
-    return Source(table, texts, missing, threads, warnings, labels, weights)
+    return _named(Source(table, texts, missing, threads, warnings, labels, weights), dataset)
+
+
+def _named(source: Source, dataset: Dataset) -> Source:
+    """Personalize, the last step of reading (rule N32): it changes no row, no split and no sample."""
+    if not dataset.personalize:
+        return source
+    texts, counts = personalized(source.texts, dataset.chatbot_name, dataset.chatbot_author)
+    note = f"{source.table.path}: dataset.personalize {counts}."
+    return replace(source, texts=texts, warnings=[*source.warnings, note])
 
 
 def whole_part(source: Source) -> Part:

@@ -16,7 +16,7 @@ from leyden.data.batches import Batch
 from leyden.data.trees import Tree
 from leyden.data.truncation import Conversation
 from leyden.problem.metrics import Function
-from leyden.problem.scores import Loss
+from leyden.problem.scores import Loss, TokenScores
 
 if TYPE_CHECKING:
     from leyden.data.labels import Labels
@@ -132,6 +132,11 @@ class TextProblem(Problem):
 
     mask_prompt_labels: bool = True
     only_last_answer: bool = False
+
+
+def token_scores(logps: Tensor, batch: Batch) -> TokenScores:
+    """The log-probabilities of a batch's targets, [N], with where each belongs and what it weighs."""
+    return TokenScores(logps, batch.target_sequences, batch.num_sequences, batch.target_weights)
 
 
 def cells(column: Tensor) -> list[Cell]:

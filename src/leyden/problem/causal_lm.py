@@ -8,8 +8,7 @@ from typing import ClassVar
 from leyden.data.batches import Batch
 from leyden.data.trees import Segment, Tree, build_tree
 from leyden.data.truncation import Conversation
-from leyden.problem.base import Outcome, Scorer, TextProblem
-from leyden.problem.scores import token_scores
+from leyden.problem.base import Outcome, Scorer, TextProblem, token_scores
 
 
 @dataclass(frozen=True)

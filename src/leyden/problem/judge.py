@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from typing import Any
 from leyden.problem.judge_calls import Calls, JudgeError, RowError
 from leyden.problem.judge_endpoint import find_endpoint
 from leyden.problem.judge_template import RANGES, Case, Template, missing_columns, read_score, read_template
+from leyden.problem.judge_verdicts import Verdict, averages
+from leyden.problem.metrics import Rated
 from leyden.settings.errors import ConfigError
 
 __all__ = ["Case", "Judge", "JudgeError", "Verdict", "averages"]
@@ -24,23 +26,6 @@ log = logging.getLogger(__name__)
 
 CATEGORY = "category"
 _REASONS = 3
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the judge says of one row.
-
-    Attributes:
-        score: within the scale of the template; None if there is none, which is not 0.
-        explanation: the whole reply; empty if there was none.
-        category: of the row, with the template `two_turn` and a table that has a column `category`.
-        failure: why there is no score; None if there is one.
-    """
-
-    score: float | None
-    explanation: str
-    category: str | None
-    failure: str | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +104,24 @@ class Judge:
             log.info("The judge's endpoint was asked again %d times for %d rows.", calls.repeated, len(cases))
         self._tell(verdicts)
         return verdicts
+
+    def __call__(
+        self,
+        prompt_texts: Sequence[str],
+        target_texts: Sequence[str],
+        predicted_texts: Sequence[str],
+        rows: Sequence[Mapping[str, str]],
+    ) -> Rated:
+        """The mean score as a metric, with score, explanation and failure of each row for the table of predictions."""
+        columns = zip(prompt_texts, target_texts, predicted_texts, rows, strict=True)
+        verdicts = self.review([Case(*texts) for texts in columns])
+        found = averages(verdicts)
+        remarks: dict[str, Sequence[Any]] = {
+            "score_gpt": [verdict.score for verdict in verdicts],
+            "explanation_gpt": [verdict.explanation for verdict in verdicts],
+            "failure_gpt": [verdict.failure for verdict in verdicts],
+        }
+        return Rated(found["gpt"], remarks, found)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -215,20 +218,6 @@ class Judge:
             yield f"metric.gpt.score_range has no effect: the template {self.template} has one. Set it to null."
         if scale is not None and not _is_range(scale):
             yield f"metric.gpt.score_range={scale!r} must be two numbers, the lower first."
-
-
-def averages(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """The mean score of all rows that have one, as `gpt`, and of each category, as `gpt/CATEGORY`.
-
-    NaN where no row has a score.
-    """
-    groups: Mapping[str, list[float]] = defaultdict(list)
-    for verdict in verdicts:
-        names = ["gpt"] if verdict.category is None else ["gpt", f"gpt/{verdict.category}"]
-        for name in names:
-            groups[name].extend([] if verdict.score is None else [verdict.score])
-    means = {name: math.fsum(scores) / len(scores) if scores else math.nan for name, scores in sorted(groups.items())}
-    return means or {"gpt": math.nan}
 
 
 def _end(pool: ThreadPoolExecutor, calls: Calls) -> None:

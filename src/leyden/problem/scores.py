@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leyden.data.batches import Batch
-
 
 @dataclass(frozen=True)
 class Loss:
@@ -56,11 +54,6 @@ class TokenScores:
     def counts(self) -> Tensor:
         """Number of target tokens of each sequence: [num_sequences], int64."""
         return torch.bincount(self.sequences, minlength=self.num_sequences)
-
-
-def token_scores(logps: Tensor, batch: Batch) -> TokenScores:
-    """The log-probabilities of a batch's targets, [N], with where each belongs and what it weighs."""
-    return TokenScores(logps, batch.target_sequences, batch.num_sequences, batch.target_weights)
 
 
 @dataclass(frozen=True)

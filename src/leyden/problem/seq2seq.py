@@ -9,8 +9,7 @@ from leyden.backbone.heads import Head
 from leyden.data.batches import Batch
 from leyden.data.trees import Segment, Tree, build_tree
 from leyden.data.truncation import Conversation
-from leyden.problem.base import Outcome, Problem, Scorer
-from leyden.problem.scores import token_scores
+from leyden.problem.base import Outcome, Problem, Scorer, token_scores
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
 from leyden.problem.metrics import Metric, Rated
+from leyden.settings.errors import LeydenError
 
 NEVER = 10**9
 
@@ -122,14 +123,19 @@ def finish(collected: Collected, metrics: Sequence[Metric], answers: Answers | N
 
 def _rated(metrics: Sequence[Metric], readable: Mapping[str, Any]) -> list[Rated]:
     """What each metric says, its own value among its parts; only rank 0 computes, since a judge costs money."""
-    rated: list[Any] = [None]
+    found: list[Any] = [None, None]
     if not _distributed() or torch.distributed.get_rank() == 0:
-        rated[0] = [replace(one, parts={metric.name: one.value, **one.parts})
-                    for metric in metrics for one in [metric.compute(readable)]]  # fmt: skip
+        try:
+            found[0] = [replace(one, parts={metric.name: one.value, **one.parts})
+                        for metric in metrics for one in [metric.compute(readable)]]  # fmt: skip
+        except LeydenError as error:  # of a judge that does not answer; the other ranks would wait for ever
+            found[1] = error
     if _distributed():
-        torch.distributed.broadcast_object_list(rated)
-    found: list[Rated] = rated[0]
-    return found
+        torch.distributed.broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
+    rated: list[Rated] = found[0]
+    return rated
 
 
 def due_updates(total: int, per_epoch: int, every_epochs: float) -> frozenset[int]:

@@ -149,7 +149,7 @@ def world_size(settings: Trainer) -> int:
 def quiet_libraries() -> None:
     """Keep the libraries' own lines to warnings, and their bars away: the display is ours."""
     transformers_logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "httpx", "httpx2", "openai"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
