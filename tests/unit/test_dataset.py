@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from leyden.backbone.tiny import tiny_tokenizer
 from leyden.data.collator import Collator
 from leyden.data.dataset import Limits, Sample, TreeDataset, check_fit
-from leyden.data.rows import read_parts, read_source, whole_part
+from leyden.data.rows import read_parts, whole_part
+from leyden.data.sources import read_source
 from leyden.data.templates import make_template
 from leyden.data.tokenization import tokenize_columns
 from leyden.data.trees import Tree

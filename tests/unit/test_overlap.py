@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from leyden.data.cells import linked_rows
 from leyden.data.labels import Labels
 from leyden.data.overlap import normalized, overlap
-from leyden.data.rows import Part, Source
+from leyden.data.rows import Part
+from leyden.data.sources import Source
 from leyden.data.table import read_table
 
 

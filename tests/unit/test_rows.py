@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from leyden.data.overlap import overlap
-from leyden.data.rows import Part, read_parts, read_source, whole_part
+from leyden.data.rows import Part, read_parts, whole_part
+from leyden.data.sources import read_source
 from leyden.data.splits import split
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import ConfigError, DataError

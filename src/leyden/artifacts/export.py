@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from leyden import __version__
 from leyden.backbone.generate import generation_config
+from leyden.backbone.heads import Head
 from leyden.backbone.scoring import base_model
+from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import table_path
 from leyden.settings.schema import Settings
@@ -48,7 +51,11 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
     backbone = run.module.backbone
     folder.mkdir()
     if isinstance(backbone, PeftModel):
-        backbone.save_pretrained(str(folder))
+        with warnings.catch_warnings():
+            # said of a vocabulary that has grown; that its embedding is saved too is what is wanted
+            warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
+            grown = settings.tokenizer.add_prompt_answer_tokens  # then the embedding has rows that its base lacks
+        backbone.save_pretrained(str(folder), save_embedding_layers=grown or "auto")
     else:
         model = base_model(backbone)
         model.config.use_cache = True
@@ -80,22 +87,25 @@ def _weight_bytes(material: Material) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
 
 
+def _tables(settings: Settings) -> str:
+    return ", ".join(f"`{table_path(name).name}`" for name in settings.dataset.train_tables)
+
+
 def _card(run: Run, material: Material, settings: Settings, results: Mapping[str, object]) -> str:
     """The model card: what was trained on what, how well it does, and how to load it without Leyden."""
-    adapter = isinstance(run.module.backbone, PeftModel)
-    library, name = ("peft", "AutoPeftModelForCausalLM") if adapter else ("transformers", "AutoModelForCausalLM")
-    base = f"\nThe adapter needs its base, which is at `{material.checkpoint.location}`.\n" if adapter else ""
+    adapter, where = isinstance(run.module.backbone, PeftModel), material.checkpoint.location
+    base = f"\nThe adapter needs its base, which is at `{where}`.\n" if adapter else ""
     final = results.get("final")
     numbers = "\n".join(f"| {key} | {value} |" for key, value in (final if isinstance(final, dict) else {}).items())
     return f"""---
-library_name: {library}
+library_name: {"peft" if adapter else "transformers"}
 base_model: {settings.backbone.name}
 tags: [leyden]
 ---
 
 # {settings.problem.target.rpartition(".")[2]} of {settings.backbone.name}
 
-Fine-tuned with Leyden {__version__} on `{table_path(settings.dataset.train_dataframe).name}`, \
+Fine-tuned with Leyden {__version__} on {_tables(settings)}, \
 {material.counts["train"]["samples"]} samples.
 {base}
 | result | value |
@@ -103,14 +113,48 @@ Fine-tuned with Leyden {__version__} on `{table_path(settings.dataset.train_data
 {numbers}
 
 ```python
-from {library} import {name}
-from transformers import AutoTokenizer
-
-folder = "."
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {name}.from_pretrained(folder)
-messages = [{{"role": "user", "content": "Hello"}}]
-prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-print(tokenizer.decode(model.generate(**prompt)[0]))
+{_loading(material.problem.head, where if adapter else None)}
+{_using(material.problem)}
 ```
 """
+
+
+def _loading(head: Head, base: str | None) -> str:
+    """Lines of Python that load the saved model; an adapter with a head takes the head's size from the saved config."""
+    name = head.auto_class.__name__
+    peft, classes, load = "", name, f"model = {name}.from_pretrained(folder)"
+    if base is not None and head.outputs is None:
+        name = f"AutoPeft{name.removeprefix('Auto')}"
+        peft, classes, load = f"from peft import {name}\n", "", f"model = {name}.from_pretrained(folder)"
+    elif base is not None:
+        peft, classes = "from peft import PeftModel\n", f"AutoConfig, {name}"
+        load = (
+            f"base = {name}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder))\n"
+            "model = PeftModel.from_pretrained(base, folder).eval()"
+        )
+    imported = ", ".join(filter(None, (classes, "AutoTokenizer")))
+    return (
+        f'{peft}from transformers import {imported}\n\nfolder = "."\n'
+        f"tokenizer = AutoTokenizer.from_pretrained(folder)\n{load}"
+    )
+
+
+def _using(problem: Problem) -> str:
+    """Lines of Python that answer one text with the loaded model."""
+    if problem.head.family == "decoder" and problem.head.outputs is None:
+        return """messages = [{"role": "user", "content": "Hello"}]
+prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+print(tokenizer.decode(model.generate(**prompt)[0]))"""
+    lines = """text = "Hello"  # written as in training: see prompt_text in predictions.csv
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+"""
+    if problem.head.outputs is None:
+        return f"{lines}print(tokenizer.decode(model.generate(**inputs)[0]))"
+    if problem.head.problem_type == "regression":
+        return (
+            f"{lines}outputs = model(**inputs).logits[0].tolist()\n"
+            "scale = zip(model.config.target_mean, model.config.target_deviation, outputs)\n"
+            "print([mean + deviation * output for mean, deviation, output in scale])"
+        )
+    kind = "softmax(-1)" if problem.head.problem_type == "single_label_classification" else "sigmoid()"
+    return f"{lines}print(model.config.id2label, model(**inputs).logits[0].{kind}.tolist())"

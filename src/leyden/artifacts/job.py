@@ -28,6 +28,7 @@ from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
 from leyden.training.prepare import Material, prepare
 from leyden.training.problems import writes
+from leyden.training.reading import find_columns
 from leyden.training.run import Run, fit, is_later_rank, world_size
 
 log = logging.getLogger(__name__)
@@ -53,13 +54,15 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     if settings.seed == -1:
         settings = settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
     folder = plan_folder(settings, job_folder)
-    with RunLog() as run_log, prepared(settings, folder) as material:
-        check_disk(settings, material, folder.path)
-        create_folder(folder, settings)
-        run_log.open(folder.log)
-        if world_size(settings.trainer) > 1:
-            return _run_workers(folder, settings, requested_seed)
-        return finish_job(settings, material, folder, requested_seed)
+    with RunLog() as run_log:
+        settings = find_columns(settings)
+        with prepared(settings, folder) as material:
+            check_disk(settings, material, folder.path)
+            create_folder(folder, settings)
+            run_log.open(folder.log)
+            if world_size(settings.trainer) > 1:
+                return _run_workers(folder, settings, requested_seed)
+            return finish_job(settings, material, folder, requested_seed)
 
 
 @contextmanager

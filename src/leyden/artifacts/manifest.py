@@ -17,8 +17,6 @@ from typing import Any
 import torch
 
 from leyden import __version__
-from leyden.data.cache import file_key
-from leyden.settings.locations import table_path
 from leyden.settings.schema import Settings
 from leyden.training.callbacks import Point, peak_memory_gib
 from leyden.training.prepare import Material
@@ -43,7 +41,7 @@ def results_of(run: Run) -> dict[str, dict[str, float] | None]:
 
 def manifest_of(settings: Settings, material: Material, run: Run, requested_seed: int) -> dict[str, Any]:
     """Versions, command, data, requested and effective values, device, timings and memory."""
-    tables = {name: part.trees.part.source.table.path for name, part in _parts(material).items()}
+    tables = {name: part.trees.part.source.table for name, part in _parts(material).items()}
     module = run.module
     return {
         "leyden": __version__,
@@ -53,7 +51,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         "command": " ".join(sys.argv),
         "git_commit": _commit(),
         "seed": {"requested": requested_seed, "effective": settings.seed},
-        "data": {name: {"path": str(path), "sha256": file_key(table_path(str(path)))} for name, path in tables.items()},
+        "data": {name: {"path": str(table.path), "sha256": table.sha256} for name, table in tables.items()},
         "counts": material.counts,
         "warnings": material.warnings,
         "backbone": {"name": settings.backbone.name, "location": material.checkpoint.location},

@@ -19,7 +19,8 @@ from leyden.backbone.checkpoint import find_checkpoint
 from leyden.backbone.generate import stop_strings
 from leyden.backbone.load import check_architecture
 from leyden.data.dataset import TreeDataset
-from leyden.data.rows import Source, read_source, whole_part
+from leyden.data.rows import whole_part
+from leyden.data.sources import Source, read_source
 from leyden.data.templates import Template, make_template
 from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
@@ -57,7 +58,7 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         problem = make_problem(settings)
         if run is not None and problem.targets != "text":
             problem = problem.restored(saved_model_config(run))
-        source = read_source(settings.dataset, settings.dataset.train_dataframe, "dataset.path", optional=OPTIONAL,
+        source = read_source(settings.dataset, settings.dataset.train_tables, "dataset.path", optional=OPTIONAL,
                              answers=False, targets=problem.targets, **problem.classes_read)  # fmt: skip
         for warning in (*source.warnings, *_silent_turns(source, problem)):
             log.warning("%s", warning)
@@ -65,7 +66,7 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         check_architecture(checkpoint, problem.head.family)
         tokenizer, _ = make_tokenizer(checkpoint, settings)
         template = make_template(settings.dataset, tokenizer)
-        tokens, _ = tokens_of(source, tokenizer, cache=settings.cache == "on")
+        tokens, _ = tokens_of(source, template, tokenizer, cache=settings.cache == "on")
         limits = make_limits(settings, problem, tokenizer, known="answer" in source.texts)
         trees = TreeDataset(whole_part(source), tokens, template, problem.build_tree, limits)
         _announce(trees)

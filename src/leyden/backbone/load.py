@@ -118,8 +118,8 @@ def check_positions(model: PreTrainedModel, max_length: int) -> str | None:
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep the library's table of missing and unexpected weights away: they are looked at here."""
+def without_reports() -> Iterator[None]:
+    """Keep the library's lines away where they say what we look at ourselves, such as missing weights."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -139,7 +139,7 @@ def load_model(
     Raises:
         ModelError: the weights cannot be found or read, or the model cannot do what the settings ask.
     """
-    with loading(checkpoint, "model") as options, _without_report():
+    with loading(checkpoint, "model") as options, without_reports():
         loaded: Any = head.auto_class.from_pretrained(
             checkpoint.location, dtype=dtype, output_loading_info=True, **head.config(), **options
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from leyden.backbone.generate import pad_id
+from leyden.backbone.load import without_reports
 
 
 def fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give tokens that were added to the tokenizer a row of the embedding each; name the padding where nothing does."""
     if len(tokenizer) > int(model.get_input_embeddings().num_embeddings):  # type: ignore[arg-type]
-        model.resize_token_embeddings(len(tokenizer))
+        with without_reports():  # the library explains at length how it chooses the new rows
+            model.resize_token_embeddings(len(tokenizer))
     if model.config.pad_token_id is None:
         model.config.pad_token_id = pad_id(tokenizer)

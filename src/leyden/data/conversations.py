@@ -195,11 +195,18 @@ def _keys(
     table: Table, id_column: str, parent_id_column: str, rows: Sequence[int]
 ) -> tuple[list[Hashable], list[Hashable]]:
     id_cells, parent_cells = table.cells(id_column), table.cells(parent_id_column)
-    ids, named = [id_cells[row] for row in rows], [parent_cells[row] for row in rows]
-    named = [None if _no_parent(cell) else cell for cell in named]
-    if table.path.suffix.lower() == ".csv" and all(_number(cell) is not None for cell in ids):
-        ids = [_number(cell) for cell in ids]
-        named = [cell if _number(cell) is None else _number(cell) for cell in named]
+    ids = [id_cells[row] for row in rows]
+    named = [None if _no_parent(parent_cells[row]) else parent_cells[row] for row in rows]
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(table.source(row), []).append(place)
+    for source, found in places.items():  # ids count within their own table
+        csv = table.files[table.origin[rows[found[0]]]].kind == "csv"
+        whole = csv and all(_number(ids[place]) is not None for place in found)
+        for place in found:
+            for keys in (ids, named):
+                key, number = keys[place], _number(keys[place]) if whole else None
+                keys[place] = None if key is None else (source, key if number is None else number)
     return ids, named
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from leyden.data.rows import Part, Source
+from leyden.data.rows import Part
+from leyden.data.sources import Source
 
 Key = bytes
 SPACES = ("P", "Z", "C")  # Unicode's punctuation, separators, control characters

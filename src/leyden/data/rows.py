@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from leyden.data import cells
-from leyden.data.cells import ANSWER, WEIGHT, Role, gathered
-from leyden.data.conversations import Threads
-from leyden.data.labels import Labels, check_labels, read_labels, read_weights
-from leyden.data.personalization import personalized
+from leyden.data.cells import WEIGHT, gathered
+from leyden.data.labels import check_labels
+from leyden.data.mixing import mixed
+from leyden.data.sources import Source, Targets, read_source
 from leyden.data.splits import sample, split, stratified_split
-from leyden.data.table import Table, absent_columns, read_table, require_columns
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import DataError
-from leyden.settings.escapes import decode_escapes
-from leyden.settings.locations import table_path
 
-Targets = Literal["text", "classes", "numbers"]
 Rows = list[int]
 OPTIONAL = ("dataset.system_column", "dataset.parent_id_column", "dataset.id_column", WEIGHT)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A table with its texts by role, and how its rows hang together.
-
-    Attributes:
-        table: the file.
-        texts: for each role one text per row of the table; a role without a column is absent.
-        missing: for each role the rows whose cell is empty; for labels those that lack one.
-        threads: who answers whom.
-        warnings: what was odd but not wrong.
-        labels: of problems with labels, which have no role "answer"; None for the others, and without the columns.
-        weights: float32 [rows], share of each row in the loss; None: all count alike.
-    """
-
-    table: Table
-    texts: dict[Role, list[str]]
-    missing: dict[Role, list[int]]
-    threads: Threads
-    warnings: list[str] = field(default_factory=list)
-    labels: Labels | None = None
-    weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,13 +53,19 @@ def read_parts(dataset: Dataset, targets: Targets = "text", num_classes: int | N
         ConfigError: `num_classes` does not fit the labels.
         DataError: every fault of the tables, with file, column, rows and cure.
     """
-    chained = dataset.parent_id_column is not None
+    chained = dataset.parent_id_column is not None or dataset.format in ("messages", "preferences")
     train, validation = _read_sources(dataset, targets, num_classes)
     notes: list[str] = []
     if train is not validation:
         train_rows, validation_rows = list(range(len(train.table))), list(range(len(validation.table)))
     else:
         train_rows, validation_rows, notes = _split(train, dataset)
+    if dataset.train_ratios is not None:
+        train_rows, shares = mixed(
+            train.table, dataset.train_tables, dataset.train_ratios, train_rows, train.threads.conversation,
+            seed=dataset.split_seed,
+        )  # fmt: skip
+        notes += shares
     parts = []
     for name, source, rows in (("train", train, train_rows), ("validation", validation, validation_rows)):
         kept = rows
@@ -143,7 +117,7 @@ def _read_sources(dataset: Dataset, targets: Targets, num_classes: int | None) -
     train = validation = None
     with gathered(faults):
         train = read_source(
-            dataset, dataset.train_dataframe, "dataset.train_dataframe", targets=targets, num_classes=num_classes
+            dataset, dataset.train_tables, "dataset.train_dataframe", targets=targets, num_classes=num_classes
         )
         if len(train.table) == 1:
             raise DataError(f"{train.table.path}: dataset.train_dataframe has one row. Give a table with at least two.")
@@ -160,72 +134,6 @@ def _read_sources(dataset: Dataset, targets: Targets, num_classes: int | None) -
     if faults or train is None or validation is None:
         raise DataError(faults)
     return train, validation
-
-
-def read_source(  # noqa: PLR0913
-    dataset: Dataset,
-    name: str,
-    setting: str,
-    *,
-    optional: Sequence[str] = (),
-    answers: bool = True,
-    targets: Targets = "text",
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
-) -> Source:
-    """Read one table and check its cells.
-
-    Args:
-        dataset: names the columns.
-        name: path of the table, or `embedded:NAME`.
-        setting: the setting that names it, for messages.
-        optional: settings whose column may be absent, with a warning.
-        answers: every row must have its answer or labels; false: they are used where they are (for prediction).
-        targets: what the answer columns hold.
-        num_classes: as in `Labels`; None: from the table.
-        class_names: of the table that was trained on; None: this is that table.
-
-    Raises:
-        ConfigError: `num_classes` does not fit the labels.
-        DataError: every fault of the table at once.
-    """
-    table = read_table(table_path(name), setting)
-    faults: list[str] = []
-    wanted = {key: value for key, value in cells.columns_of(dataset).items() if value}
-    lacking = absent_columns(table, wanted)
-    with gathered(faults):
-        require_columns(table, {key: value for key, value in wanted.items() if key not in optional})
-    warnings = [*table.notes, *(cells.without(table, key, column) for key, column in lacking if key in optional)]
-    present = {key: value for key, value in wanted.items() if key not in dict(lacking)}
-    spoken = {key: value for key, value in present.items() if targets == "text" or key != ANSWER}
-    texts, missing = cells.texts_by_role(table, spoken, decode_escapes(dataset.prompt_column_separator), faults)
-    faults += cells.missing_answers(table, present, missing) if answers else []
-    labels = weights = threads = None
-    if targets != "text" and ANSWER in present:
-        with gathered(faults):
-            labels = read_labels(table, dataset.answer_columns, targets, num_classes, class_names, complete=answers)
-            missing["answer"] = np.flatnonzero(np.isnan(labels.values).any(axis=1)).tolist()
-    if WEIGHT in present:
-        with gathered(faults):
-            weights = read_weights(table, str(dataset.weight_column))
-    with gathered(faults):
-        threads = cells.linked_rows(table, present, texts, missing)
-    if targets != "text" and answers and not faults:
-        faults += cells.empty_prompts(table, texts["prompt"], missing["prompt"])
-    if faults or threads is None:
-        raise DataError(faults)
-    warnings += [*threads.warnings, *(labels.warnings if labels else ())]
-    warnings += cells.equal_pairs(table, texts, threads) if answers else []
-    return _named(Source(table, texts, missing, threads, warnings, labels, weights), dataset)
-
-
-def _named(source: Source, dataset: Dataset) -> Source:
-    """Personalize, the last step of reading (rule N32): it changes no row, no split and no sample."""
-    if not dataset.personalize:
-        return source
-    texts, counts = personalized(source.texts, dataset.chatbot_name, dataset.chatbot_author)
-    note = f"{source.table.path}: dataset.personalize {counts}."
-    return replace(source, texts=texts, warnings=[*source.warnings, note])
 
 
 def whole_part(source: Source) -> Part:

@@ -18,17 +18,18 @@ def quantile_width(lengths: Sequence[int], quantile: float) -> int:
 def trimmed(tree: Tree, width: int) -> Tree:
     """The tree without its oldest tokens, so that no path is longer than `width`.
 
-    Each root loses as many tokens as the longest path below it is too long; what hangs from it stays shared. A target
-    whose source went is no target any more.
+    A segment loses as many tokens as the longest path through it is too long; so what is shared stays shared, and a
+    short answer stays whole when a long one beside it uses up the prompt. A target whose source went is no target any
+    more.
     """
-    roots = _roots(tree)
-    excess = dict.fromkeys(roots, -width)
-    for root, depth in zip(roots, tree.depths(), strict=True):
-        excess[root] = max(excess[root], depth - width)
-    if max(excess.values(), default=0) <= 0:
+    excess = [depth - width for depth in tree.depths()]
+    for index, parent in reversed(list(enumerate(tree.parents))):
+        if parent >= 0:
+            excess[parent] = max(excess[parent], excess[index])
+    if max(excess, default=0) <= 0:
         return tree
     lengths = np.diff(tree.starts)
-    limit = np.repeat([excess[root] for root in roots], lengths)
+    limit = np.repeat(excess, lengths)
     kept = tree.positions() >= limit
     places = np.cumsum(kept) - 1
     scored = kept[tree.targets] & kept[tree.sources]
@@ -52,11 +53,3 @@ def filling(trees: Sequence[Tree], width: int, pad_id: int) -> Tree | None:
     gaps = [width - len(path) for tree in trees for path in tree.paths()]
     roots = [Segment([pad_id] * gap, False) for gap in gaps if gap > 0]
     return build_tree(roots, num_sequences=0) if roots else None
-
-
-def _roots(tree: Tree) -> list[int]:
-    """The root above each segment."""
-    roots: list[int] = []
-    for index, parent in enumerate(tree.parents):
-        roots.append(roots[parent] if parent >= 0 else index)
-    return roots

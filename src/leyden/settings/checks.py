@@ -130,6 +130,8 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (data.system_column is None, "dataset.", "text_system_start add_eos_token_to_system", "no system_column"),
         (data.parent_id_column is None, "dataset.", "limit_chained_samples only_last_answer", "no parent_id_column"),
         (not data.prompt_columns[1:], "dataset.", "prompt_column_separator", "fewer than two prompt columns"),
+        (not data.personalize, "dataset.", "chatbot_name chatbot_author", "dataset.personalize=false"),
+        (len(data.train_tables) == 1, "dataset.", "train_ratios", "one table to train on"),
         (data.data_sample == 1, "dataset.", "data_sample_choice", "dataset.data_sample=1"),
         (not data.data_sample_choice, "dataset.", "data_sample", "dataset.data_sample_choice=[]"),
         (data.validation_strategy == "custom", "dataset.", "validation_size", "dataset.validation_strategy=custom"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leyden.settings.escapes import decode_escapes
-from leyden.settings.locations import table_faults
+from leyden.settings.locations import mixing_faults, table_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
 
@@ -21,8 +21,12 @@ def labels(settings: Settings) -> Iterator[str]:
     """What goes with heads only, and what does not go with them."""
     data, problem = settings.dataset, settings.problem
     name = problem.target.rpartition(".")[2]
+    if data.format == "auto":
+        return
+    if not data.answer_columns:
+        yield "dataset.answer_column=[] names no column. Name one, or use dataset=auto."
     if problem.scores not in HEADS:
-        if len(data.answer_columns) != 1:
+        if len(data.answer_columns) > 1:
             yield (
                 f"dataset.answer_column={show(data.answer_column)} names {len(data.answer_columns)} columns, and "
                 f"{name} writes one text. Name one column."
@@ -82,7 +86,16 @@ def _classes(settings: Settings) -> Iterator[str]:
 def tables(settings: Settings) -> Iterator[str]:
     """The files to read."""
     data = settings.dataset
-    yield from table_faults(data.train_dataframe, "dataset.train_dataframe")
+    for name in data.train_tables:
+        yield from table_faults(name, "dataset.train_dataframe")
+    yield from mixing_faults(data.train_tables, data.train_ratios, "dataset.train_dataframe", "dataset.train_ratios")
+    if data.format == "messages" and not data.messages_column:
+        yield "dataset.format=messages needs dataset.messages_column: the column with the lists of messages. Set it."
+    if data.format != "messages" and data.messages_column:
+        yield (
+            f"dataset.messages_column={show(data.messages_column)} has no effect with dataset.format={data.format}. "
+            "Use dataset=messages, or set it to null."
+        )
     if data.validation_strategy == "custom":
         if data.validation_dataframe is None:
             yield (
@@ -101,6 +114,16 @@ def tables(settings: Settings) -> Iterator[str]:
 def columns(settings: Settings) -> Iterator[str]:
     """Which column is what."""
     data = settings.dataset
+    if data.format == "auto":
+        return
+    leaked = sorted(set(data.prompt_columns) & set(data.answer_columns))
+    if leaked and data.format == "columns":
+        yield (
+            f"dataset.prompt_column and dataset.answer_column both name {', '.join(leaked)}, so the model would see "
+            "the answer. Name different columns."
+        )
+    if data.weight_column is not None and data.weight_column in {*data.prompt_columns, *data.answer_columns}:
+        yield f"dataset.weight_column={show(data.weight_column)} is a prompt or answer column too. Name another."
     twice = sorted({name for name in data.prompt_columns if data.prompt_columns.count(name) > 1})
     if twice:
         yield f"dataset.prompt_column names {', '.join(twice)} more than once. Name each column once."

@@ -8,11 +8,24 @@ from pydantic import Field
 
 from leyden.settings.base import Group, Share, Text
 
+NotNegative = Annotated[float, Field(ge=0)]
+
 
 class Dataset(Group):
     """Where rows come from, which column is what, and how a row is written out as text."""
 
-    train_dataframe: Text = Field(description="Table to train on: .csv, .parquet, .pq or .jsonl; embedded:NAME.")
+    format: Literal["columns", "messages", "preferences", "auto"] = Field(
+        description="One text per cell; lists of messages; two such lists to compare; or find out from the table."
+    )
+    messages_column: list[Text] | Text | None = Field(
+        description="Column with lists of messages, or several whose lists are joined; only with format=messages."
+    )
+    train_dataframe: Annotated[list[Text], Field(min_length=1)] | Text = Field(
+        description="Table to train on, or several: .csv, .parquet, .jsonl, .txt, a folder, embedded:NAME, hub:NAME."
+    )
+    train_ratios: list[NotNegative] | None = Field(
+        description="Share of each table of a list; null: every row of each is used once."
+    )
     validation_dataframe: str | None = Field(description="Held-out table; only with validation_strategy=custom.")
     validation_strategy: Literal["automatic", "custom"] = Field(description="Split the train table, or read a second.")
     validation_size: Share = Field(description="Share of rows (of conversations with parent ids) that is held out.")
@@ -22,7 +35,7 @@ class Dataset(Group):
     system_column: str | None = Field(description="System text, taken from the first row of a conversation.")
     prompt_column: list[str] | str = Field(description="What the user says: one column or several, joined in order.")
     prompt_column_separator: str = Field(description="Text between several prompt columns; escapes such as \\n.")
-    answer_column: Annotated[list[Text], Field(min_length=1)] | Text = Field(
+    answer_column: list[Text] | Text = Field(
         description="What the model should say; for pairs the better answer; labels or numbers: one column or several."
     )
     rejected_prompt_column: str | None = Field(description="Pairs only: an own prompt of the worse answer.")
@@ -43,6 +56,11 @@ class Dataset(Group):
     personalize: bool = Field(description="Put the two names below for those of Open Assistant's data in the texts.")
     chatbot_name: Text = Field(description="Name of the assistant; only with personalize.")
     chatbot_author: Text = Field(description="Name of its maker; only with personalize.")
+
+    @property
+    def train_tables(self) -> tuple[str, ...]:
+        """The tables to train on as a tuple; a bare string is a list of one."""
+        return (self.train_dataframe,) if isinstance(self.train_dataframe, str) else tuple(self.train_dataframe)
 
     @property
     def prompt_columns(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ Predict a table: one prediction per row, in order.
   python predict.py ... --cfg job                                   show every setting, and predict nothing
 """,
 }
+WIDTH = 120
 GROUPS = {
     "problem": "what is learned",
     "problem/loss": "",
@@ -56,11 +58,16 @@ def help_text(name: str, folder: Path, schema: type[BaseModel]) -> str:
     if name == "train":
         groups = {group: ", ".join(choices_of([folder], group)) for group in GROUPS}
         parts.append("Choices, as GROUP=NAME; the files are in conf/GROUP:")
-        parts += [f"  {group:13} {names}{_aside(GROUPS[group])}" for group, names in groups.items() if names]
+        for group, names in groups.items():
+            text = f"{names}{_aside(GROUPS[group])}"
+            parts.append(textwrap.fill(text, WIDTH, initial_indent=f"  {group:13} ", subsequent_indent=" " * 16))
         parts.append("")
     fields = {key: field for key, field in schema.model_fields.items() if field.description}
     parts.append("Settings of the whole, as KEY=VALUE; those of a group are GROUP.KEY=VALUE:")
-    parts += [f"  {key:17} {field.description}" for key, field in fields.items()]
+    for key, field in fields.items():
+        parts.append(
+            textwrap.fill(f"{field.description}", WIDTH, initial_indent=f"  {key:17} ", subsequent_indent=" " * 20)
+        )
     return "\n".join(parts)
 
 

@@ -50,7 +50,7 @@ class PredictDataset(Group):
     system_column: Maybe
     prompt_column: list[str] | str | None = Field(description="As in dataset; null: as the run was trained.")
     prompt_column_separator: Maybe
-    answer_column: Maybe
+    answer_column: list[str] | str | None = Field(description="As in dataset; null: as the run was trained.")
     rejected_answer_column: Maybe
     parent_id_column: Maybe
     id_column: Maybe

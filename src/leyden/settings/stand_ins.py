@@ -41,8 +41,10 @@ def stand_in(annotation: Any, metadata: Iterable[Any] = ()) -> Any:
         value = None if type(None) in arms else stand_in(arms[0], metadata)
     elif origin is Literal:
         value = arms[0]
-    elif origin in (list, dict):
-        value = origin()
+    elif origin is list:
+        value = [stand_in(arms[0])]
+    elif origin is dict:
+        value = {"x": stand_in(arms[1])} if any(getattr(part, "min_length", 0) for part in metadata) else {}
     elif annotation in (int, float):
         value = next(annotation(number) for number in _NUMBERS if _within(number, list(metadata)))
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.attention import AttentionChoice, choose_attention
-from leyden.backbone.generate import pad_id, stop_strings
+from leyden.backbone.generate import check_room, pad_id, stop_strings
 from leyden.backbone.load import Chosen, check_positions, choose_dtype, load_model
 from leyden.backbone.lora import add_adapter
 from leyden.backbone.scoring import base_model
@@ -35,10 +35,17 @@ def load_backbone(settings: Settings, material: Material) -> tuple[nn.Module, Ch
     fit_vocabulary(model, material.tokenizer)
     if warning := check_positions(model, settings.tokenizer.max_length):
         log.warning("%s", warning)
+    if material.problem.generates and (warning := check_room(model, _longest_prompt(material), settings.generation)):
+        log.warning("%s", warning)
     backbone = add_adapter(model, settings.lora, material.checkpoint.location, head.task)
     attention = choose_attention(backbone, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
     return backbone.train(), dtype, attention
+
+
+def _longest_prompt(material: Material) -> int:
+    trees = material.validation.trees
+    return max(len(trees.conversation(sample, answered=False).history) for sample in range(len(trees)))
 
 
 def make_data(settings: Settings, material: Material, collator: Collator) -> TreeDataModule:

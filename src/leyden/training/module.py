@@ -173,7 +173,7 @@ class FineTuner(L.LightningModule):
     def _count_bad(self, window: Window, total: float, norm: float, count: int) -> None:
         self.bad_steps += 1
         self.skipped_updates += 1
-        what = f"its loss is {total} and its gradient norm {norm}" if count else "it has no token to predict"
+        what = f"its loss is {total} and its gradient norm {norm}" if count else "it has nothing to predict"
         log.warning(
             "Update %d was not applied: %s. It was made of %s of the training table.",
             self.trainer.global_step + 1, what, self.places(samples_of_ranks(window)),

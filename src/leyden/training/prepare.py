@@ -16,7 +16,8 @@ from leyden.backbone.load import check_architecture
 from leyden.data.datamodule import Prepared
 from leyden.data.dataset import TreeDataset, check_fit
 from leyden.data.overlap import overlap
-from leyden.data.rows import Part, Source, read_parts
+from leyden.data.rows import Part, read_parts
+from leyden.data.sources import Source
 from leyden.data.templates import Template, make_template
 from leyden.data.tokenization import TokenColumn, tokenize_columns
 from leyden.problem.base import Problem
@@ -88,7 +89,8 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     seconds["load tokenizer"] = time.perf_counter() - clock
     clock = time.perf_counter()
     sources = {id(part.source): part.source for part in (train, validation)}
-    tokens = {key: tokens_of(source, tokenizer, cache=settings.cache == "on") for key, source in sources.items()}
+    cache = settings.cache == "on"
+    tokens = {key: tokens_of(source, template, tokenizer, cache=cache) for key, source in sources.items()}
     limits = make_limits(settings, problem, tokenizer)
     parts = {
         name: _fitted(name, TreeDataset(part, tokens[id(part.source)][0], template, problem.build_tree, limits))
@@ -119,10 +121,10 @@ def check_metrics(metrics: Sequence[Metric], validation: Part) -> None:
 
 
 def tokens_of(
-    source: Source, tokenizer: PreTrainedTokenizerBase, *, cache: bool
+    source: Source, template: Template, tokenizer: PreTrainedTokenizerBase, *, cache: bool
 ) -> tuple[Mapping[str, TokenColumn], bool]:
     """Token ids of a whole table by role, and whether they came from the cache."""
-    return tokenize_columns(source.texts, tokenizer, cache=cache)
+    return tokenize_columns(template.as_written(source.texts), tokenizer, cache=cache)
 
 
 def check_device(settings: Settings) -> None:

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+
 from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.checkpoint import Checkpoint, load_tokenizer
 from leyden.backbone.generate import pad_id
 from leyden.data.dataset import Limits
+from leyden.data.detection import Purpose
+from leyden.data.sources import detected
 from leyden.problem.base import Problem
+from leyden.settings.checks import check
+from leyden.settings.errors import ConfigError
 from leyden.settings.escapes import decode_escapes
 from leyden.settings.schema import Settings
+
+log = logging.getLogger(__name__)
+
+PURPOSES: dict[str, Purpose] = {"tokens": "answers", "pair": "pairs", "classes": "labels", "numbers": "labels"}
+
+
+def find_columns(settings: Settings) -> Settings:
+    """With `dataset.format=auto` the columns that the training table shows; otherwise the settings as they are.
+
+    Raises:
+        ConfigError, DataError: the table does not say which column is what, or what it shows does not go together.
+    """
+    if settings.dataset.format != "auto":
+        return settings
+    dataset, how = detected(settings.dataset, PURPOSES[settings.problem.scores])
+    log.info("%s", how)
+    found = settings.model_copy(update={"dataset": dataset})
+    if faults := check(found):
+        raise ConfigError(faults)
+    return found
 
 
 def make_tokenizer(checkpoint: Checkpoint, settings: Settings) -> tuple[PreTrainedTokenizerBase, list[str]]:

@@ -1,0 +1,169 @@
+"""The page docs/settings.md as text: of each group, the choices there are and a table of its keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from leyden.settings.base import OpenGroup
+from leyden.settings.config_files import ConfigFile, read_config_file, read_group
+from leyden.settings.h2o_rules import LOSSES, METRICS, OPTIMIZERS, PROBLEMS
+from leyden.settings.reference_facts import MOST_VALUES, NONE, Facts, choices, foreign, gather, plain, type_of, written
+from leyden.settings.schema import PredictSettings
+from leyden.settings.wording import fields_of
+
+KEYS = ("key", "type and range", "default", "meaning", "in H2O LLM Studio")
+WORDS: dict[str, Sequence[Mapping[str, str]]] = {
+    "problem": [PROBLEMS],
+    "problem/loss": [*LOSSES.values()],
+    "metric": [*METRICS.values()],
+    "optimizer": [OPTIMIZERS],
+}
+INTRODUCTION = """\
+# Settings
+
+Every key of `train.py` and, at the end, of `predict.py`. Search for its full name, such as `lora.r`. This page is made by
+`make docs` from the code and from `conf`: change those, not the page.
+
+- `KEY=VALUE` sets a key, and `GROUP=NAME` chooses a file of `conf/GROUP`: `python train.py problem=dpo lora.r=8`. A value
+  with signs other than letters and digits goes into two pairs of quotes: `"dataset.text_prompt_start='<|user|>'"`.
+- **Default** is what holds for a table of your own, `dataset=table`, with the default choice of every other group; what
+  another choice makes of it follows. `null` is no value, `''` is empty text.
+- **In H2O LLM Studio** is the name in an experiment file of that program, with its section; – where it has none. How such
+  a file becomes one of Leyden, and what is not mapped: [Experiments of H2O LLM Studio](h2o.md)."""
+KNOWN_TABLES = """\
+### Known tables
+
+What a dataset brings for a problem, where `conf/dataset/columns` has a file for the two."""
+EXPERIMENTS = """\
+## experiment
+
+Named differences, chosen by `experiment=NAME`; nothing is chosen by default."""
+PREDICTION = """\
+## predict.py
+
+Keys of `python predict.py run=outputs/NAME dataset.path=new.csv`. Below `dataset`, `tokenizer` and `generation`, `null`
+stands for what the run was trained with."""
+
+
+def settings_page(folder: Path) -> str:
+    """The page in Markdown; the same code and files give the same text.
+
+    Args:
+        folder: of the config groups.
+
+    Raises:
+        ConfigError: a file of a group does not compose.
+    """
+    facts = gather(folder)
+    titles = ["Root", *facts.groups, "experiment", "predict.py"]
+    parts = [INTRODUCTION, "Contents: " + " · ".join(f"[{title}](#{_anchor(title)})" for title in titles)]
+    parts += ["## Root", _keys(facts, "")]
+    for group in facts.groups:
+        parts += _group(facts, group)
+    experiments = read_group(folder, "experiment")
+    parts += [EXPERIMENTS, _table(("choice", "what it is"), [(f"`{file.name}`", file.words) for file in experiments])]
+    parts += [PREDICTION, _table(KEYS, _prediction(facts, read_config_file(folder, "predict")))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _group(facts: Facts, group: str) -> Iterator[str]:
+    """Heading, choices and keys of a group."""
+    path = group.replace("/", ".")
+    model, repeated = _model(facts.fields[path])
+    yield f"## {group}"
+    yield (model.__doc__ or "").partition("\n")[0]
+    if len(facts.groups[group]) > 1:
+        yield _chosen(facts, group)
+        yield _choices(facts, group)
+    if repeated:
+        yield f"Several at once are a list, `{group}=[A,B]`. NAME below is that of any of them."
+    if issubclass(model, OpenGroup):
+        inner = f"{path}.NAME" if repeated else path
+        yield f"What `_target_` names may have further keys: `+{inner}.KEY=VALUE` hands one on as it is."
+    keys = _keys(facts, group)
+    yield keys.replace(f"| `{path}.", f"| `{path}.NAME.") if repeated else keys
+    if group == "dataset" and facts.tables:
+        yield KNOWN_TABLES
+        yield _table(("choices", "what it is", "values"), list(_known_tables(facts)))
+
+
+def _chosen(facts: Facts, group: str) -> str:
+    """Which file a group has by default, and with which choices it has another."""
+    others = [
+        f"`{file.brings[group]}` with {choices(other, [file.name])}"
+        for other, files in facts.groups.items()
+        for file in files
+        if file.brings.get(group, facts.chosen[group]) != facts.chosen[group]
+    ]
+    name = foreign(group)
+    words = [f"Default: {'; '.join([choices(group, [facts.chosen[group]]), *others])}."]
+    return " ".join(words + ([f"In H2O LLM Studio: {name}."] if name != NONE else []))
+
+
+def _choices(facts: Facts, group: str) -> str:
+    """The files of a group: what each is, what comes with it, and its name in H2O LLM Studio."""
+    many = [
+        key for key in facts.keys_of(group) if len(facts.others(key)) > MOST_VALUES and not key.endswith("_target_")
+    ]
+    rows = []
+    for file in facts.groups[group]:
+        brought = [choices(other, [name]) for other, name in file.brings.items()]
+        shown = [_short(key, group, file) for key in facts.own_keys(group, file)]
+        shown += [f"`{_below(key, group)}={plain(file.values[key])}`" for key in many if key in file.values]
+        words = [word for table in WORDS.get(group, ()) for word, name in table.items() if name == file.name]
+        names = ", ".join(f"`{word}`" for word in dict.fromkeys(words))
+        rows.append((f"`{file.name}`", file.words, ", ".join([*brought, *shown]) or NONE, names or NONE))
+    heads = ("choice", "what it is", "comes with", "in H2O LLM Studio")
+    return _table(heads, rows) if group in WORDS else _table(heads[:3], [row[:3] for row in rows])
+
+
+def _short(key: str, group: str, file: ConfigFile) -> str:
+    """A key that not every file of a group has, with what its comment says there."""
+    comment = file.comments.get(key)
+    return f"`{_below(key, group)}`" + (f" ({comment})" if comment else "")
+
+
+def _below(key: str, group: str) -> str:
+    return key.removeprefix(f"{group.replace('/', '.')}.")
+
+
+def _keys(facts: Facts, group: str) -> str:
+    keys = facts.keys_of(group)
+    return _table(KEYS, [(f"`{k}`", facts.kind(k), facts.default(k), facts.meaning(k), foreign(k)) for k in keys])
+
+
+def _known_tables(facts: Facts) -> Iterator[Sequence[str]]:
+    for (dataset, problem), file in facts.tables.items():
+        values = [f"`{key}={plain(value)}`" for key, value in file.values.items()]
+        yield f"`dataset={dataset} problem={problem}`", file.words, ", ".join(values)
+
+
+def _prediction(facts: Facts, file: ConfigFile) -> Iterator[Sequence[str]]:
+    """The keys of a prediction; one without words of its own has type, range and meaning of the training's."""
+    fields = dict(fields_of(PredictSettings))
+    for key, value in file.values.items():
+        own = fields[key].description
+        kind = type_of(fields[key]) if own else f"{facts.kind(key)}; or null"
+        yield f"`{key}`", kind, written(value), own or facts.meaning(key), foreign(key)
+
+
+def _model(field: FieldInfo) -> tuple[type[BaseModel], bool]:
+    """The schema of a group, and whether the group may have it several times, by name."""
+    arms = [field.annotation, *get_args(field.annotation)]
+    model = next(arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel))
+    return model, get_origin(field.annotation) is dict
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
