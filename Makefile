@@ -18,7 +18,7 @@ TEST := $(VENV)/.installed-test
 LINT := $(VENV)/.installed-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test quick check format clean
+.PHONY: help install train test quick check format docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ check: $(TEST) $(LINT)  ## Lint, format, types, quick tests: run it before a com
 format: $(LINT)  ## Format the code and sort its imports
 	$(RUN) -m ruff check --select I --fix .
 	$(RUN) -m ruff format .
+
+docs: $(CORE)  ## Write docs/settings.md
+	$(RUN) -m leyden.settings_page
 
 clean:  ## Remove caches and build leftovers; keeps .venv and outputs
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

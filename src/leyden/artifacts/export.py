@@ -66,7 +66,10 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
         base_model(backbone).config.save_pretrained(str(folder))  # an adapter alone would not know its classes
     save_tokenizer(material.tokenizer, material.template.jinja, folder)
     if material.problem.generates:
-        generation_config(settings.generation, material.tokenizer).save_pretrained(folder)
+        generation = generation_config(settings.generation, material.tokenizer)
+        # a decoder beside an encoder starts from a token of its own, which neither settings nor tokenizer know
+        generation.decoder_start_token_id = getattr(base_model(backbone).config, "decoder_start_token_id", None)
+        generation.save_pretrained(folder)
     (folder / "README.md").write_text(_card(run, material, settings, results), encoding="utf-8")
 
 

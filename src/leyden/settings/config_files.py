@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 import yaml
@@ -129,7 +130,7 @@ def _type_of(node: ast.expr) -> Any:
         return arms[0] | arms[1] if arms[0] is not None else None
     if isinstance(node, ast.Subscript):
         inner = _type_of(node.slice)
-        return list[inner] if inner is not None else None
+        return GenericAlias(list, (inner,)) if inner is not None else None
     return _TYPES.get(node.id) if isinstance(node, ast.Name) else None
 
 

@@ -27,15 +27,16 @@ WORDS: dict[str, Sequence[Mapping[str, str]]] = {
 INTRODUCTION = """\
 # Settings
 
-Every key of `train.py` and, at the end, of `predict.py`. Search for its full name, such as `lora.r`. This page is made by
-`make docs` from the code and from `conf`: change those, not the page.
+Every key of `train.py` and, at the end, of `predict.py`. Search for its full name, such as `lora.r`. This page is made
+by `make docs` from the code and from `conf`: change those, not the page.
 
-- `KEY=VALUE` sets a key, and `GROUP=NAME` chooses a file of `conf/GROUP`: `python train.py problem=dpo lora.r=8`. A value
-  with signs other than letters and digits goes into two pairs of quotes: `"dataset.text_prompt_start='<|user|>'"`.
-- **Default** is what holds for a table of your own, `dataset=table`, with the default choice of every other group; what
-  another choice makes of it follows. `null` is no value, `''` is empty text.
-- **In H2O LLM Studio** is the name in an experiment file of that program, with its section; – where it has none. How such
-  a file becomes one of Leyden, and what is not mapped: [Experiments of H2O LLM Studio](h2o.md)."""
+- `KEY=VALUE` sets a key, and `GROUP=NAME` chooses a file of `conf/GROUP`: `python train.py problem=dpo lora.r=8`. A
+  value with signs other than letters and digits goes into two pairs of quotes:
+  `"dataset.text_prompt_start='<|user|>'"`.
+- **Default** is what holds for a table of your own, `dataset=table`, with the default choice of every other group;
+  what another choice makes of it follows. `null` is no value, `''` is empty text.
+- **In H2O LLM Studio** is the name in an experiment file of that program, with its section; – where it has none. How
+  such a file becomes one of Leyden, and what is not mapped: [Experiments of H2O LLM Studio](h2o.md)."""
 KNOWN_TABLES = """\
 ### Known tables
 
@@ -47,8 +48,8 @@ Named differences, chosen by `experiment=NAME`; nothing is chosen by default."""
 PREDICTION = """\
 ## predict.py
 
-Keys of `python predict.py run=outputs/NAME dataset.path=new.csv`. Below `dataset`, `tokenizer` and `generation`, `null`
-stands for what the run was trained with."""
+Keys of `python predict.py run=outputs/NAME dataset.path=new.csv`; these two must be set. Below `dataset`,
+`tokenizer` and `generation`, `null` stands for what the run was trained with."""
 
 
 def settings_page(folder: Path) -> str:
@@ -78,7 +79,7 @@ def _group(facts: Facts, group: str) -> Iterator[str]:
     model, repeated = _model(facts.fields[path])
     yield f"## {group}"
     yield (model.__doc__ or "").partition("\n")[0]
-    if len(facts.groups[group]) > 1:
+    if any(file.words for file in facts.groups[group]):
         yield _chosen(facts, group)
         yield _choices(facts, group)
     if repeated:
@@ -86,8 +87,7 @@ def _group(facts: Facts, group: str) -> Iterator[str]:
     if issubclass(model, OpenGroup):
         inner = f"{path}.NAME" if repeated else path
         yield f"What `_target_` names may have further keys: `+{inner}.KEY=VALUE` hands one on as it is."
-    keys = _keys(facts, group)
-    yield keys.replace(f"| `{path}.", f"| `{path}.NAME.") if repeated else keys
+    yield _keys(facts, group, f"{path}.NAME." if repeated else "")
     if group == "dataset" and facts.tables:
         yield KNOWN_TABLES
         yield _table(("choices", "what it is", "values"), list(_known_tables(facts)))
@@ -103,6 +103,8 @@ def _chosen(facts: Facts, group: str) -> str:
     ]
     name = foreign(group)
     words = [f"Default: {'; '.join([choices(group, [facts.chosen[group]]), *others])}."]
+    if facts.base(group) != facts.chosen[group]:
+        words.append(f"The defaults of the keys are those of {choices(group, [facts.base(group)])}.")
     return " ".join(words + ([f"In H2O LLM Studio: {name}."] if name != NONE else []))
 
 
@@ -114,7 +116,7 @@ def _choices(facts: Facts, group: str) -> str:
     rows = []
     for file in facts.groups[group]:
         brought = [choices(other, [name]) for other, name in file.brings.items()]
-        shown = [_short(key, group, file) for key in facts.own_keys(group, file)]
+        shown = [_own(facts, key, group, file) for key in facts.own_keys(group, file)]
         shown += [f"`{_below(key, group)}={plain(file.values[key])}`" for key in many if key in file.values]
         words = [word for table in WORDS.get(group, ()) for word, name in table.items() if name == file.name]
         names = ", ".join(f"`{word}`" for word in dict.fromkeys(words))
@@ -123,9 +125,9 @@ def _choices(facts: Facts, group: str) -> str:
     return _table(heads, rows) if group in WORDS else _table(heads[:3], [row[:3] for row in rows])
 
 
-def _short(key: str, group: str, file: ConfigFile) -> str:
-    """A key that not every file of a group has, with what its comment says there."""
-    comment = file.comments.get(key)
+def _own(facts: Facts, key: str, group: str, file: ConfigFile) -> str:
+    """A key that not every file of a group has; with its comment, unless that is the meaning of the key anyway."""
+    comment = file.comments.get(key) if key in facts.fields else None
     return f"`{_below(key, group)}`" + (f" ({comment})" if comment else "")
 
 
@@ -133,9 +135,15 @@ def _below(key: str, group: str) -> str:
     return key.removeprefix(f"{group.replace('/', '.')}.")
 
 
-def _keys(facts: Facts, group: str) -> str:
+def _keys(facts: Facts, group: str, repeated: str = "") -> str:
+    """The keys of a group; those of the schema below another beginning, if each of several files has them."""
     keys = facts.keys_of(group)
-    return _table(KEYS, [(f"`{k}`", facts.kind(k), facts.default(k), facts.meaning(k), foreign(k)) for k in keys])
+    names = [repeated + _below(key, group) if repeated and key in facts.fields else key for key in keys]
+    rows = [
+        (f"`{n}`", facts.kind(k), facts.default(k), facts.meaning(k), foreign(k))
+        for n, k in zip(names, keys, strict=True)
+    ]
+    return _table(KEYS, rows)
 
 
 def _known_tables(facts: Facts) -> Iterator[Sequence[str]]:
@@ -149,7 +157,7 @@ def _prediction(facts: Facts, file: ConfigFile) -> Iterator[Sequence[str]]:
     fields = dict(fields_of(PredictSettings))
     for key, value in file.values.items():
         own = fields[key].description
-        kind = type_of(fields[key]) if own else f"{facts.kind(key)}; or null"
+        kind = type_of(fields[key]) if own else type_of(facts.fields[key], nullable=True)
         yield f"`{key}`", kind, written(value), own or facts.meaning(key), foreign(key)
 
 

@@ -79,9 +79,9 @@ class Facts:
         group, known, others = self.group_of(key), self.values(key), self.others(key)
         base = self.base(group)
         known = known if group else {base: self.root.values[key]}
-        if match := _REFERENCE.fullmatch(str(known.get(base))):
-            return self.default(match.group(1))
-        parts = [written(known[base])] if base in known else []
+        reference = _REFERENCE.fullmatch(str(known.get(base)))
+        own = [written(known[base])] if base in known else []
+        parts = [self.default(reference.group(1))] if reference else own
         if len(others) > MOST_VALUES:
             parts.append("others with other choices")
         else:
@@ -90,7 +90,7 @@ class Facts:
         if base in known and lacking and key in self.fields:
             parts.append(f"none with {choices(group, lacking)}")
         if datasets := sorted({dataset for (dataset, _), file in self.tables.items() if key in file.values}):
-            parts.append(f"[by problem](#known-tables) with {choices('dataset', datasets)}")
+            parts.append(f"[for some problems otherwise](#known-tables) with {choices('dataset', datasets)}")
         return "; ".join(parts)
 
     def kind(self, key: str) -> str:
@@ -101,8 +101,8 @@ class Facts:
         file = next(file for file in self.groups[group] if key in file.values)
         annotation = parameter_type(str(file.values.get(f"{_dotted(group)}._target_")), key.rpartition(".")[2])
         value = file.values[key]
-        shown = list[type(value[0])] if isinstance(value, list) and value else type(value)  # type: ignore[misc]
-        return _arms(shown if annotation is None else annotation)
+        shown = types.GenericAlias(list, (type(value[0]),)) if isinstance(value, list) and value else type(value)
+        return _kinds(shown if annotation is None else annotation)
 
     def meaning(self, key: str) -> str:
         """What a key is for: by the schema, by the keys that refer to it, by its comment, or by who is handed it."""
@@ -114,7 +114,7 @@ class Facts:
         if users := dict.fromkeys(name for name, value in pairs if value == f"${{{key}}}"):
             return f"Default of {', '.join(f'`{name}`' for name in users)}."
         if comments := [file.comments[key] for file in files if key in file.comments]:
-            return f"{comments[0][0].upper()}{comments[0][1:].rstrip('.')}."
+            return f"{comments[0].rstrip('.')}."
         group = self.group_of(key)
         targets = [file.values.get(f"{_dotted(group)}._target_") for file in files if key in file.values]
         return f"Handed to {', '.join(f'`{target}`' for target in dict.fromkeys(targets) if target)} as it is."
@@ -151,14 +151,15 @@ def foreign(key: str) -> str:
     return ", ".join(dict.fromkeys(names)) or NONE
 
 
-def type_of(field: FieldInfo) -> str:
-    """Type and range of a field in words."""
-    return _arms(field.annotation, field.metadata)
+def type_of(field: FieldInfo, *, nullable: bool = False) -> str:
+    """Type and range of a field in words; with `nullable`, null goes too."""
+    return _kinds(field.annotation, field.metadata, nullable=nullable)
 
 
 def choices(group: str, names: Iterable[str]) -> str:
-    """Files of a group as they are chosen."""
-    return ", ".join(f"`{group}={name}`" for name in names)
+    """Files of a group as they are chosen, the group said once."""
+    first, *rest = names
+    return ", ".join(f"`{name}`" for name in (f"{group}={first}", *rest))
 
 
 def written(value: Any) -> str:
@@ -176,19 +177,20 @@ def plain(value: Any) -> str:
     return words[value] if isinstance(value, bool | None) else str(value) or "''"
 
 
-def _arms(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+def _kinds(annotation: Any, metadata: Sequence[Any] = (), *, nullable: bool = False) -> str:
     """As `allowed`, with the alternatives kept apart where one of them has a comma."""
     union = get_origin(annotation) in (Union, types.UnionType)
     arms = ["null" if arm is type(None) else allowed(arm) for arm in get_args(annotation)] if union else []
-    text = ("; or " if any("," in arm for arm in arms) else " or ").join(arms)
-    return text or allowed(annotation, metadata)
+    arms = (arms or [allowed(annotation, metadata)]) + (["null"] if nullable else [])
+    return ("; or " if any("," in arm for arm in arms) else " or ").join(arms)
 
 
 def _normal(file: ConfigFile, group: str, fields: Mapping[str, FieldInfo]) -> ConfigFile:
     """A file of a group from which several may be chosen, with the keys that all have as in the schema."""
     inner, outer = f"{_dotted(group)}.{file.name}.", f"{_dotted(group)}."
     names = {key: key.replace(inner, outer, 1) for key in file.values if key.startswith(inner)}
-    values = {names[key] if names.get(key) in fields else key: value for key, value in file.values.items()}
+    own = {key: value for key, value in file.values.items() if key.startswith(outer)}
+    values = {names[key] if names.get(key) in fields else key: value for key, value in own.items()}
     return replace(file, values=values)
 
 
