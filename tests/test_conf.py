@@ -24,6 +24,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
 PARTS = [file for file in FILES if file.parent != CONF and not file.stem.startswith("_")]
 FIELDS = dict(fields_of(Settings))
+OPEN = ("auto", "messages", "text")  # datasets that a table has to be named for, and no column
 WITHOUT_PACKAGE = {"train.yaml", "predict.yaml"}
 TABLE = ["dataset.train_dataframe=a.csv", "dataset.prompt_column=q", "dataset.answer_column=a"]
 
@@ -40,11 +41,19 @@ def choice(file: Path) -> list[str]:
     group = file.parent.relative_to(CONF).as_posix()
     if group == "dataset/columns":
         problem = next(name for name in choices_of([CONF], "problem") if file.stem.endswith(f"_{name}"))
-        return [f"dataset={file.stem.removesuffix(f'_{problem}')}", f"problem={problem}"]
+        dataset = file.stem.removesuffix(f"_{problem}")
+        return [f"dataset={dataset}", f"problem={problem}", *(TABLE[:1] if dataset == "messages" else [])]
     if group == "problem/loss":
         scores = yaml.safe_load(file.read_text(encoding="utf-8"))["scores"]
         return [f"problem={'dpo' if scores == 'pair' else 'causal_lm'}", f"{group}={file.stem}"]
-    return [f"{group}={file.stem}", *(TABLE if file.stem == "table" else [])]
+    return [f"{group}={file.stem}", *_given(file.stem if group == "dataset" else "")]
+
+
+def _given(dataset: str) -> list[str]:
+    """What a user has to say besides."""
+    if dataset == "table":
+        return TABLE
+    return [part for part in TABLE if part.startswith("dataset.train_dataframe")] if dataset in OPEN else []
 
 
 def keys_of(tree: Any, prefix: str) -> dict[str, Any]:
@@ -105,6 +114,10 @@ def test_every_setting_has_its_default_in_a_file() -> None:
         "problem.loss.beta",
         "problem.loss.nll_weight",
         "schedule.min_learning_rate_ratio",
+        "problem.num_classes",
+        "problem.class_weights",
+        "problem.standardize",
+        "problem.max_target_length",
     }
     absent = {key for key in FIELDS if OmegaConf.select(config, key, default="absent") == "absent"}
     assert absent <= optional, sorted(absent)

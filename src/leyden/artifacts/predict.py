@@ -120,7 +120,7 @@ def _announce(trees: TreeDataset) -> None:
     words = {"turns": "lost turns", "prompt": "have a cut prompt", "answer": "have a cut answer",
              "system": "have a cut system text"}  # fmt: skip
     lost = "".join(f", {cut[kind]:,} {text}" for kind, text in words.items() if cut[kind])
-    log.info("%s: %s rows%s.", trees.part.source.table.path, f"{len(trees):,}", lost)
+    log.info("%s: %s rows%s.", trees.part.source.table.path, f"{len(trees.part.rows):,}", lost)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def _read_sources(dataset: Dataset, targets: Targets, num_classes: int | None) -
     else:
         validation = train
     if faults or train is None or validation is None:
-        raise DataError(faults)
+        raise DataError(list(dict.fromkeys(faults)))  # both names may be of one file
     return train, validation
 
 
