@@ -22,6 +22,7 @@ from leyden.data.truncation import Conversation, Turn
 from leyden.problem import losses
 from leyden.problem.causal_lm import CausalLM
 from leyden.problem.dpo import DPO
+from leyden.problem.metrics import perplexity
 from leyden.settings.model_groups import Lora
 
 PAD = 257

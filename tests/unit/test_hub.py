@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 
@@ -12,7 +13,6 @@ from leyden.data.table import read_table
 from leyden.settings.errors import ConfigError, DataError
 from leyden.settings.locations import HubTable, hub_table, table_faults, table_path
 
-datasets = pytest.importorskip("datasets", reason="needs the extra hub")
 FRAME = pd.DataFrame(
     {
         "text": ["one", None, "None"],

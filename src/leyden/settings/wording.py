@@ -66,7 +66,8 @@ def allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("null" if arm is type(None) else allowed(arm) for arm in get_args(annotation))
     if origin is Literal:
-        return "one of " + ", ".join(str(value) for value in get_args(annotation))
+        words = [str(value) for value in get_args(annotation)]
+        return words[0] if len(words) == 1 else "one of " + ", ".join(words)
     if origin is list:
         return f"a list such as [a,b], each {allowed(get_args(annotation)[0])}"
     if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
