@@ -118,6 +118,8 @@ def test_every_setting_has_its_default_in_a_file() -> None:
         "problem.class_weights",
         "problem.standardize",
         "problem.max_target_length",
+        "metric._target_",
+        "metric.direction",
     }
     absent = {key for key in FIELDS if OmegaConf.select(config, key, default="absent") == "absent"}
     assert absent <= optional, sorted(absent)

@@ -7,7 +7,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,7 @@ import torch
 
 from leyden.artifacts.job import run_job
 from leyden.backbone.segments import visible
-from leyden.problem import losses, metrics
+from leyden.problem import losses
 from leyden.problem.scores import AnswerScores, Pair
 from leyden.settings.composition import compose_config
 from leyden.settings.read import read
@@ -37,7 +37,7 @@ def architecture(documents: dict[str, str]) -> str:
 @pytest.fixture
 def extended(
     architecture: str, code_blocks: Blocks, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+) -> Path:
     """The examples put where their first line says; gives the folder of settings that has them."""
     conf = tmp_path / "conf"
     shutil.copytree(project_root / "conf", conf)
@@ -64,8 +64,7 @@ def extended(
             new = ModuleType(module)
             monkeypatch.setitem(sys.modules, module, new)
             exec(compile(text, name, "exec"), vars(new))
-    yield conf
-    metrics.METRICS.pop("bits_per_token", None)
+    return conf
 
 
 def train(conf: Path, folder: Path, *overrides: str) -> dict[str, float]:

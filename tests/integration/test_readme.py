@@ -15,8 +15,10 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
 
 from leyden.artifacts.job import run_job
 from leyden.settings.command import Entry, check_command
@@ -171,8 +173,8 @@ def test_groups_and_choices_are_those_of_conf(readme: str, project_root: Path) -
     section = readme.split("## How a command is put together")[1].split("```")[0]
     rows = [row.split("|")[1:3] for row in section.splitlines() if row.startswith("| `")]
     described = {
-        re.findall(r"`([^`]+)`", group)[0]: set(re.findall(r"`([^`]+)`", choices.replace("for `causal_lm`", "").replace(
-            "for `dpo`", ""))) for group, choices in rows
+        re.findall(r"`([^`]+)`", group)[0]: set(re.findall(r"`([^`=]+)`", re.sub(r"for `\w+`", "", choices)))
+        for group, choices in rows
     }  # fmt: skip
     conf = project_root / "conf"
     there: dict[str, set[str]] = {}
@@ -259,9 +261,13 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_trains_and_holds_differences_only(name: str, project_root: Path, tmp_path: Path) -> None:
+def test_recipe_trains_and_holds_differences_only(
+    name: str, project_root: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     conf = project_root / "conf"
-    small = [*TINY, "dataset.data_sample=0.05", f"output_directory={tmp_path}", "experiment_name=run"]
+    table = yaml.safe_load((conf / "experiment" / f"{name}.yaml").read_text()).get("dataset", {}).get("train_dataframe")
+    data = [f"dataset.train_dataframe={request.getfixturevalue('shared_data') / table}"] if table else []
+    small = [*TINY, *data, "dataset.data_sample=0.05", f"output_directory={tmp_path}", "experiment_name=run"]
     config, faults = compose_config("train", [f"experiment={name}", *small], conf)
     assert config is not None
     assert not faults
@@ -269,19 +275,20 @@ def test_recipe_trains_and_holds_differences_only(name: str, project_root: Path,
     assert json.loads((tmp_path / "run" / "results.json").read_text())["final"]["step"] > 0
 
     recipe = (conf / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
-    groups = [f"{group}={choice}" for group, choice in re.findall(r"- override /(\S+): (\S+)", recipe)]
+    groups = [f"{group}={choice}" for group, choice in re.findall(r"- override /(\S+): (.+)", recipe)]
     plain, _ = compose_config("train", groups, conf)
     chosen, _ = compose_config("train", [f"experiment={name}"], conf)
     assert plain is not None
     assert chosen is not None
     keys = [line.strip().partition(":")[0] for line in recipe.splitlines() if re.match(r"\s+\w+: \S", line)]
-    values = leaves(chosen)
-    changed = {key for key, value in values.items() if leaves(plain).get(key) != value}
+    values, before = leaves(chosen), leaves(plain)
+    changed = {key for key, value in values.items() if before.get(key) != value}
     assert sorted(key.rpartition(".")[2] for key in changed) == sorted(keys)
 
 
 def leaves(config: object, prefix: str = "") -> dict[str, object]:
-    items = getattr(config, "items", None)
-    if items is None:
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(config, dict):
         return {prefix: config}
-    return {key: value for name, inner in items() for key, value in leaves(inner, f"{prefix}.{name}").items()}
+    return {key: value for name, inner in config.items() for key, value in leaves(inner, f"{prefix}.{name}").items()}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
+from leyden.problem.metrics import Metric, perplexity
 from leyden.training import progress
 from leyden.training.callbacks import History, Point, ProgressDisplay, peak_memory_gib
 from leyden.training.progress import Bars, Display, Lines, Silence, make_display
@@ -106,7 +107,7 @@ def test_the_display_follows_setting_and_terminal(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_best_evaluation_is_the_earliest_of_equals_and_never_nan() -> None:
-    history = History("perplexity")
+    history = History(Metric("perplexity", "min", perplexity))
     assert history.best() is None
     for step, value in enumerate([float("nan"), 5.0, 3.0, 3.0, float("nan"), 4.0]):
         history.points.append(Point(step, 10 * step, {"validation/perplexity": value}))
@@ -130,7 +131,7 @@ class Shown(Silence):
 
 
 def test_an_update_is_shown_once_however_many_batches_it_has() -> None:
-    history, shown = History("perplexity"), Shown()
+    history, shown = History(Metric("perplexity", "min", perplexity)), Shown()
     display = ProgressDisplay(shown, history, updates=2)
     trainer: Any = SimpleNamespace(global_step=0, state=SimpleNamespace(fn=TrainerFn.FITTING), num_val_batches=[3])
     module: Any = None

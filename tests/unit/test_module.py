@@ -79,6 +79,6 @@ def test_bad_updates_in_a_row_are_counted_and_named(caplog: pytest.LogCaptureFix
         "Update 7 was not applied: its loss is nan and its gradient norm 1.0. It was made of lines [4, 9]"
         in caplog.text
     )
-    with pytest.raises(TrainingError, match=r"2 updates in a row .*max_bad_steps=2\): it has no token to predict"):
+    with pytest.raises(TrainingError, match=r"2 updates in a row .*max_bad_steps=2\): it has nothing to predict"):
         module._count_bad(Window(samples=[1]), 0.0, 0.0, 0)
     assert (module.bad_steps, module.skipped_updates) == (2, 2)

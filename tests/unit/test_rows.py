@@ -299,7 +299,7 @@ def labelled(path: Path, cells: list[Any], **more: list[Any]) -> str:
 def test_one_answer_column_or_several() -> None:
     assert dataset("t.csv", answer_column="a").answer_columns == ("a",)
     assert dataset("t.csv", answer_column=["a", "b"]).answer_columns == ("a", "b")
-    for value in ("", [], [""], ["a", 1], None):
+    for value in ("", [""], ["a", 1], None):
         with pytest.raises(ValidationError):
             dataset("t.csv", answer_column=value)
 

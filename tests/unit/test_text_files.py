@@ -95,7 +95,7 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "x", "closed/b.txt": "y"})
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents:
-        if parent.owner() == tmp_path.owner() and parent.name.startswith("pytest"):
+        if parent.owner() == tmp_path.owner() and "pytest" in str(parent):
             parent.chmod(0o755)
     (tmp_path / "closed").chmod(0)
     me = os.geteuid()

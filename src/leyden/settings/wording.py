@@ -85,8 +85,7 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         yield key, field
-        arms = () if get_origin(field.annotation) is dict else (field.annotation, *get_args(field.annotation))
-        for arm in arms:
+        for arm in (field.annotation, *get_args(field.annotation)):
             if isinstance(arm, type) and issubclass(arm, BaseModel):
                 yield from fields_of(arm, f"{key}.")
 
