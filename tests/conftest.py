@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +26,10 @@ os.environ["LEYDEN_CACHE"] = SESSION_CACHE
 os.environ["HF_HOME"] = str(Path(SESSION_CACHE) / "hub")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: tiny models lose more by waiting than they gain by sharing
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile("leyden", deadline=None)
+hypothesis.settings.load_profile("leyden")
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
