@@ -14,7 +14,7 @@ import pytest
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
     "backbone=llama", "dataset.data_sample=0.1", "dataset.data_sample_choice=[train,validation]",
-    "generation.max_length_inference=24", "experiment_name=run", "output_directory=.",
+    "generation.max_length_inference=8", "experiment_name=run", "output_directory=.",
 ]  # fmt: skip
 FRESH_PROCESS = """
 import sys
@@ -37,7 +37,7 @@ print(float(logps.gather(1, ids[0, 1:, None])[len(shown) - 1 :].sum()))
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_dpo_learns_to_prefer_and_its_adapter_loads_elsewhere(run_cli: Cli, tmp_path: Path) -> None:
-    done = run_cli(["train.py", "problem=dpo", *SMALL], cwd=tmp_path, timeout=900, threads=2)
+    done = run_cli(["train.py", "problem=dpo", *SMALL], cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["final"]["validation/preference_accuracy"] >= 0.85
@@ -55,7 +55,7 @@ def test_dpo_learns_to_prefer_and_its_adapter_loads_elsewhere(run_cli: Cli, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_causal_lm_lowers_the_perplexity_of_held_out_rows_by_a_third(run_cli: Cli, tmp_path: Path) -> None:
-    done = run_cli(["train.py", *SMALL], cwd=tmp_path, timeout=900, threads=2)
+    done = run_cli(["train.py", *SMALL], cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     before, final = (results[name]["validation/perplexity"] for name in ("before", "final"))
