@@ -152,7 +152,8 @@ def test_the_contract(name: str, loss: str) -> None:
     assert any(p.grad is not None and p.grad.any() for p in scorer.model.parameters())
 
 
-@pytest.mark.parametrize(("name", "loss"), FITTING)
+# the divergence that kto_pair estimates is a mean over the pairs at hand, whatever they weigh
+@pytest.mark.parametrize(("name", "loss"), [pair for pair in FITTING if pair[1] != "kto_pair"])
 def test_a_weight_scales_the_share_of_a_row(name: str, loss: str) -> None:
     """A row of weight 2 is worth two rows, one of weight 0 none."""
     problem = problem_of(name, loss)
@@ -161,8 +162,6 @@ def test_a_weight_scales_the_share_of_a_row(name: str, loss: str) -> None:
     repeated = problem.compute(scorer, scorer.collate([one, two, two])).loss
     weighted = [one, reweighted(two, 2.0), reweighted(three, 0.0)]
     found = problem.compute(scorer, scorer.collate(weighted)).loss
-    if loss == "kto_pair":  # its estimate of the divergence is a mean over the pairs at hand, whatever they weigh
-        return
     assert float(found.count) == pytest.approx(float(repeated.count))
     torch.testing.assert_close(found.total, repeated.total, rtol=1e-5, atol=1e-6)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,10 +50,7 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
     backbone = run.module.backbone
     folder.mkdir()
     if isinstance(backbone, PeftModel):
-        with warnings.catch_warnings():
-            # said of a vocabulary that has grown; that its embedding is saved too is what is wanted
-            warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
-            grown = settings.tokenizer.add_prompt_answer_tokens  # then the embedding has rows that its base lacks
+        grown = settings.tokenizer.add_prompt_answer_tokens  # then the embedding has rows that its base lacks
         backbone.save_pretrained(str(folder), save_embedding_layers=grown or "auto")
     else:
         model = base_model(backbone)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence, Sized
 from dataclasses import replace
 from fractions import Fraction
@@ -10,6 +9,7 @@ from math import floor
 
 import pandas as pd
 
+from leyden.data.splits import draw_key
 from leyden.data.table import Table, read_table
 from leyden.settings.errors import ConfigError, DataError, LeydenError
 from leyden.settings.locations import mixing_faults, table_path
@@ -114,7 +114,7 @@ def mixed(  # noqa: PLR0913
     kept = {
         unit[place]
         for unit, count in zip(units, counts, strict=True)
-        for place in sorted(unit, key=lambda place: _order(seed, place))[:count]
+        for place in sorted(unit, key=lambda place: draw_key("mix", seed, place))[:count]
     }
     what = "rows" if len(first) == len(conversation_of_row) else "conversations"
     parts = ", ".join(f"{name} {count} of {len(unit)}" for name, count, unit in zip(names, counts, units, strict=True))
@@ -137,7 +137,3 @@ def _refuse_empty(names: Sequence[str], ratios: Sequence[float], units: Sequence
     ]
     if faults:
         raise DataError(faults)
-
-
-def _order(seed: int, place: int) -> bytes:
-    return hashlib.sha256(f"mix/{seed}/{place}".encode()).digest()

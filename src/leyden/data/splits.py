@@ -130,9 +130,14 @@ def sample(
     return [row for row in rows if unit_of[row] in kept]
 
 
+def draw_key(purpose: str, seed: int, number: int) -> bytes:
+    """The place of a number in the random order that a purpose and a seed give, the same on every machine."""
+    return hashlib.sha256(f"{purpose}/{seed}/{number}".encode()).digest()
+
+
 def _shuffled(numbers: Iterable[int], purpose: str, seed: int) -> list[int]:
     # numpy promises equal streams for its bit generators only, not for permutation(); a hash stays for ever
-    return sorted(set(numbers), key=lambda number: hashlib.sha256(f"{purpose}/{seed}/{number}".encode()).digest())
+    return sorted(set(numbers), key=lambda number: draw_key(purpose, seed, number))
 
 
 def _held_out(total: int, size: float, *, alone: bool) -> int:

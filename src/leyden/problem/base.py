@@ -139,6 +139,14 @@ def token_scores(logps: Tensor, batch: Batch) -> TokenScores:
     return TokenScores(logps, batch.target_sequences, batch.num_sequences, batch.target_weights)
 
 
+def cross_entropy_outcome(loss: Callable[[TokenScores], Loss], scorer: Scorer, batch: Batch) -> Outcome:
+    """A loss over target tokens; per sample their summed log-probability, their number and their mean loss."""
+    scores = token_scores(scorer.logps(batch), batch)
+    logps, counts = scores.sums().detach(), scores.counts()
+    columns = {"logps": logps, "counts": counts, "loss": -logps / counts}
+    return Outcome(loss(scores), columns, counts > 0)
+
+
 def cells(column: Tensor) -> list[Cell]:
     """The numbers of a column [R] for a table; what is not finite is an empty cell."""
     return [value if math.isfinite(value) else None for value in column.to(torch.float64).tolist()]

@@ -8,7 +8,7 @@ from typing import ClassVar
 from leyden.data.batches import Batch
 from leyden.data.trees import Segment, Tree, build_tree
 from leyden.data.truncation import Conversation
-from leyden.problem.base import Outcome, Scorer, TextProblem, token_scores
+from leyden.problem.base import Outcome, Scorer, TextProblem, cross_entropy_outcome
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,4 @@ class CausalLM(TextProblem):
 
     def compute(self, scorer: Scorer, batch: Batch) -> Outcome:
         """Cross-entropy over the targets; per sample the summed log-probability, their number and their mean loss."""
-        scores = token_scores(scorer.logps(batch), batch)
-        logps, counts = scores.sums().detach(), scores.counts()
-        columns = {"logps": logps, "counts": counts, "loss": -logps / counts}
-        return Outcome(self.loss(scores), columns, counts > 0)
+        return cross_entropy_outcome(self.loss, scorer, batch)

@@ -9,7 +9,7 @@ from leyden.backbone.heads import Head
 from leyden.data.batches import Batch
 from leyden.data.trees import Segment, Tree, build_tree
 from leyden.data.truncation import Conversation
-from leyden.problem.base import Outcome, Problem, Scorer, token_scores
+from leyden.problem.base import Outcome, Problem, Scorer, cross_entropy_outcome
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,4 @@ class Seq2Seq(Problem):
 
     def compute(self, scorer: Scorer, batch: Batch) -> Outcome:
         """Cross-entropy over the target; per sample the summed log-probability, their number and their mean loss."""
-        scores = token_scores(scorer.logps(batch), batch)
-        logps, counts = scores.sums().detach(), scores.counts()
-        columns = {"logps": logps, "counts": counts, "loss": -logps / counts}
-        return Outcome(self.loss(scores), columns, counts > 0)
+        return cross_entropy_outcome(self.loss, scorer, batch)

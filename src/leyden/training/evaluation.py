@@ -15,7 +15,6 @@ from torch import Tensor
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
 from leyden.problem.metrics import Metric, Rated
-from leyden.settings.errors import LeydenError
 
 NEVER = 10**9
 
@@ -128,7 +127,7 @@ def _rated(metrics: Sequence[Metric], readable: Mapping[str, Any]) -> list[Rated
         try:
             found[0] = [replace(one, parts={metric.name: one.value, **one.parts})
                         for metric in metrics for one in [metric.compute(readable)]]  # fmt: skip
-        except LeydenError as error:  # of a judge that does not answer; the other ranks would wait for ever
+        except Exception as error:  # raised on every rank below; the others would wait for this one for ever
             found[1] = error
     if _distributed():
         torch.distributed.broadcast_object_list(found)
