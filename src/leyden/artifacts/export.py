@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,8 +51,10 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
     backbone = run.module.backbone
     folder.mkdir()
     if isinstance(backbone, PeftModel):
-        grown = settings.tokenizer.add_prompt_answer_tokens  # then the embedding has rows that its base lacks
-        backbone.save_pretrained(str(folder), save_embedding_layers=grown or "auto")
+        with warnings.catch_warnings():
+            # said of a vocabulary that has grown; that its embedding is saved too is what is wanted
+            warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
+            backbone.save_pretrained(str(folder))
     else:
         model = base_model(backbone)
         model.config.use_cache = True
