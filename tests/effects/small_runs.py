@@ -30,6 +30,7 @@ def write_table(path: Path, columns: Columns) -> Path:
 
 def settings_of(folder: Path, columns: Columns, *overrides: str, same_rows: bool = True) -> Settings:
     """Settings of a run on these columns; by default all rows are trained on and evaluated."""
+    folder.mkdir(parents=True, exist_ok=True)
     table = write_table(folder / "table.jsonl", columns)
     own = ["dataset.validation_strategy=custom", f"dataset.validation_dataframe={table}"] if same_rows else []
     backbone = "backbone=tiny_t5" if "problem=seq2seq" in overrides else "backbone=tiny"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -80,7 +81,8 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
     """Train on prepared material and write everything into the folder; on later ranks train only."""
     clock = time.perf_counter()
     announce(material)
-    run = fit(settings, material, [MetricsFile(folder.path / "metrics.csv")], folder.path)
+    loggers = [MetricsFile(folder.path / "metrics.csv")]
+    run = fit(settings, material, loggers, folder.path, partial(_export, material, settings))
     results = results_of(run)
     if not is_later_rank():
         save_run(run, material, settings, folder, results)
@@ -89,7 +91,7 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
         write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
         print(summary(results, folder.path, run))
-    return run.final.metrics[f"validation/{material.metrics[0].name}"]
+    return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 
 
 def save_run(
@@ -97,10 +99,16 @@ def save_run(
 ) -> None:
     """Write results and model: what took longest to earn is safe first."""
     write_json(folder.path / "results.json", results)
-    if settings.checkpoint.policy == "last":
+    if settings.checkpoint.policy != "disable":
         clock = time.perf_counter()
         save_model(run, material, settings, folder.model, results)
         run.seconds["save the model"] = time.perf_counter() - clock
+
+
+def _export(material: Material, settings: Settings, run: Run, folder: Path) -> None:
+    """Write the model of an evaluation into its checkpoint."""
+    if not is_later_rank():
+        save_model(run, material, settings, folder, results_of(run))
 
 
 def save_predictions(run: Run, material: Material, settings: Settings, folder: RunFolder) -> None:
@@ -108,7 +116,7 @@ def save_predictions(run: Run, material: Material, settings: Settings, folder: R
     clock = time.perf_counter()
     trees = material.validation.trees
     prompts, texts = predict_texts(run, material, settings, trees)
-    table = prediction_table(trees, prompts, texts, material.problem, run.module.evaluation)
+    table = prediction_table(trees, prompts, texts, material.problem, run.kept_evaluation)
     write_predictions(table, folder.path)
     run.seconds["predict"] = time.perf_counter() - clock
 
@@ -120,11 +128,11 @@ def predict_texts(
     answerer = make_answerer(settings, material, run.module.backbone, run.display.advance)
     samples = range(len(trees))
     shown = answerer.shown(samples)
-    evaluation = run.module.evaluation
+    evaluation = run.kept_evaluation
     if not writes(settings, material.problem):
         return shown, {}
     if evaluation is not None and evaluation.texts:
-        return shown, dict(evaluation.texts)  # of the last evaluation, which saw the same weights
+        return shown, dict(evaluation.texts)  # of the evaluation that saw the same weights
     with run.display.phase("predict", len(trees)):
         return shown, answerer.generate(samples)
 

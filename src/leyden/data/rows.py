@@ -77,6 +77,37 @@ def read_parts(dataset: Dataset, targets: Targets = "text", num_classes: int | N
     return parts[0], parts[1]
 
 
+def with_validation(train: Part, validation: Part, dataset: Dataset, targets: Targets = "text") -> Part:
+    """The training part with the rows of the validation part behind its own (setting R26).
+
+    Two tables are read again as one; ids count for each of them apart, so no conversation runs across.
+
+    Args:
+        train: from `read_parts`.
+        validation: from `read_parts`, thinned out or not.
+        dataset: that both were read with.
+        targets: what the answer columns hold.
+
+    Raises:
+        ConfigError, DataError: the two tables cannot be read as one.
+    """
+    source, added = train.source, list(validation.rows)
+    if validation.source is not source:
+        labels, names = source.labels, [*dataset.train_tables, str(dataset.validation_dataframe)]
+        source = read_source(
+            dataset, names, "dataset.train_dataframe", targets=targets,
+            num_classes=labels.num_classes if labels else None, class_names=labels.class_names if labels else None,
+        )  # fmt: skip
+        added = [len(train.source.table) + row for row in added]
+        source.warnings[:] = train.source.warnings
+    source.warnings.append(
+        f"dataset.train_validation_data=true: the {len(added)} validation rows are trained on too, so scores on them "
+        "measure memory."
+    )
+    part = _part(source, [*train.rows, *added], whole=dataset.limit_chained_samples)
+    return replace(part, left_out=train.left_out)
+
+
 def _split(source: Source, dataset: Dataset) -> tuple[Rows, Rows, list[str]]:
     """Rows that train and rows that validate, classes in their shares where each row has one."""
     conversations, labels = source.threads.conversation, source.labels

@@ -124,6 +124,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
     """Settings that the user typed and that the rest of the config switches off."""
     data, backbone = settings.dataset, settings.backbone
     pairs, heads = settings.problem.scores == "pair", settings.problem.scores in HEADS
+    policy, patience = settings.checkpoint.policy, settings.trainer.early_stopping_patience
     on_hub = not backbone.name.startswith((WHEEL, TINY)) and not Path(backbone.name).expanduser().exists()
     off: list[tuple[bool, str, str, str]] = [
         (data.chat_template, "dataset.", MARKERS, "dataset.chat_template=true: the tokenizer's template decides"),
@@ -140,6 +141,8 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (heads, "generation.", WRITING, "a head writes no text"),
         (not settings.generation.do_sample, "generation.", "temperature top_k top_p", "generation.do_sample=false"),
         (not on_hub, "backbone.", "revision", "backbone.name is no hub id"),
+        (policy != "each_evaluation_epoch", "checkpoint.", "max_gib", f"checkpoint={policy} keeps what it must"),
+        (patience is None, "trainer.", "early_stopping_min_delta", "trainer.early_stopping_patience=null"),
         (settings.trainer.strategy == "auto", "trainer.", "find_unused_parameters", "trainer.strategy=auto"),
     ]
     reasons: dict[str, str] = {}

@@ -32,6 +32,7 @@ class Dataset(Group):
     split_seed: Annotated[int, Field(ge=0)] = Field(description="Seed of split and sample, apart from `seed`.")
     data_sample: Annotated[float, Field(gt=0, le=1)] = Field(description="Share of the rows to use, after the split.")
     data_sample_choice: list[Literal["train", "validation"]] = Field(description="Which parts data_sample thins out.")
+    train_validation_data: bool = Field(description="Train on the validation rows too; scores are then optimistic.")
     system_column: str | None = Field(description="System text, taken from the first row of a conversation.")
     prompt_column: list[str] | str = Field(description="What the user says: one column or several, joined in order.")
     prompt_column_separator: str = Field(description="Text between several prompt columns; escapes such as \\n.")

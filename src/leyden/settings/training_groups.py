@@ -42,6 +42,11 @@ class Trainer(Group):
     drop_last_batch: bool = Field(description="Leave out an incomplete last batch of an epoch.")
     evaluation_epochs: Positive = Field(description="Evaluate every so many epochs, and always at the end.")
     evaluate_before_training: bool = Field(description="Evaluate once before the first update.")
+    early_stopping_patience: Count | None = Field(
+        description="Stop after so many evaluations in a row without a better first metric; null: never."
+    )
+    early_stopping_min_delta: NotNegative = Field(description="Least difference that counts as better.")
+    max_minutes: Positive | None = Field(description="Stop after the update that ends the time; null: no limit.")
     max_bad_steps: Count = Field(description="Stop after so many updates in a row without a finite gradient.")
     accelerator: Literal["auto", "cpu", "gpu"] = Field(description="Kind of device.")
     devices: Literal["auto"] | Count | list[DeviceId] = Field(description="A count, or 0-based ids.")
@@ -58,4 +63,7 @@ class Trainer(Group):
 class Checkpoint(Group):
     """What is kept of the trained weights."""
 
-    policy: Literal["last", "disable"] = Field(description="last: the weights after the last update.")
+    policy: Literal["last", "best", "each_evaluation_epoch", "disable"] = Field(
+        description="Which weights are kept: after the last update, of the best evaluation, of each one, or none."
+    )
+    max_gib: Positive | None = Field(description="Size of all checkpoints together, in GiB; null: no limit.")

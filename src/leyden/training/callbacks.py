@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from leyden.problem.metrics import Metric
+from leyden.training.evaluation import Evaluation
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
 
@@ -35,6 +36,7 @@ class History(Callback):
     Attributes:
         metric: the metric that says which evaluation is best.
         points: the evaluations so far.
+        best_evaluation: what the best of them said of each row.
         samples: samples that all ranks have trained on.
         tokens: tokens that all ranks have trained on.
         seconds: time spent in training batches, evaluations and loading left out.
@@ -43,6 +45,7 @@ class History(Callback):
 
     metric: Metric
     points: list[Point] = field(default_factory=list)
+    best_evaluation: Evaluation | None = None
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -78,7 +81,10 @@ class History(Callback):
         """Log an evaluation."""
         assert isinstance(pl_module, FineTuner)
         assert pl_module.evaluation is not None
-        self.points.append(Point(trainer.global_step, self.samples, dict(pl_module.evaluation.metrics)))
+        point = Point(trainer.global_step, self.samples, dict(pl_module.evaluation.metrics))
+        self.points.append(point)
+        if self.best() is point:
+            self.best_evaluation = pl_module.evaluation
         self._log(trainer, pl_module.evaluation.metrics)
 
     def best(self) -> Point | None:

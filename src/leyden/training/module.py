@@ -32,6 +32,7 @@ from leyden.training.update import (
     samples_of_ranks,
     scale_gradients,
     sum_over_ranks,
+    trained_weights,
 )
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,11 @@ class FineTuner(L.LightningModule):
             self.validation_reference[batch.samples] = self.reference.logps(batch)
         return self.validation_reference[batch.samples]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained, never the frozen base."""
+        trained = trained_weights(self)
+        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name in trained}
+
     def on_train_epoch_start(self) -> None:
         """Switch training mode on: neither the library nor Lightning does, and dropout would stay off."""
         self.train()
@@ -161,6 +167,8 @@ class FineTuner(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Score the whole part."""
         self.evaluation = finish(self.collected, self.metrics, self.answers)
+        # for Lightning's own callbacks; the loggers get the numbers from ours, with step and samples
+        self.log_dict({name: float(value) for name, value in self.evaluation.metrics.items()}, logger=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer and its schedule, stepped once per update."""

@@ -16,7 +16,7 @@ from leyden.backbone.load import check_architecture
 from leyden.data.datamodule import Prepared
 from leyden.data.dataset import TreeDataset, check_fit
 from leyden.data.overlap import overlap
-from leyden.data.rows import Part, read_parts
+from leyden.data.rows import Part, read_parts, with_validation
 from leyden.data.sources import Source
 from leyden.data.templates import Template, make_template
 from leyden.data.tokenization import TokenColumn, tokenize_columns
@@ -77,6 +77,9 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     check_knobs(dotted(settings.optimizer.target, "optimizer._target_"), settings.optimizer.knobs, "optimizer")
     clock = time.perf_counter()
     train, validation = read_parts(settings.dataset, targets=problem.targets, num_classes=settings.problem.num_classes)
+    shared = overlap(train, validation).warnings
+    if settings.dataset.train_validation_data:
+        train = with_validation(train, validation, settings.dataset, problem.targets)
     labels = train.source.labels
     problem = problem.fitted(None if labels is None else labels.of(train.rows))
     check_metrics(metrics, validation)
@@ -99,7 +102,7 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     cached = all(found for _, found in tokens.values())
     seconds["tokenize" + (" (from the cache)" if cached else "")] = time.perf_counter() - clock
     warnings = [warning for source in sources.values() for warning in source.warnings]
-    warnings += [*overlap(train, validation).warnings, *added, *advice(settings, template, problem, train)]
+    warnings += [*shared, *added, *advice(settings, template, problem, train)]
     counts = {name: counts_of(prepared) for name, prepared in parts.items()}
     return Material(
         checkpoint, tokenizer, problem, metrics, template, parts["train"], parts["validation"], counts, warnings,

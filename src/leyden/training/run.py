@@ -29,12 +29,14 @@ from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
 from leyden.training.assembly import load_backbone, make_answerer, make_collator, make_data, reads_texts
 from leyden.training.callbacks import History, Point, ProgressDisplay
-from leyden.training.evaluation import EvaluationSchedule, due_updates
+from leyden.training.checkpoints import Checkpoints, SavedState, load_trained
+from leyden.training.evaluation import Evaluation, EvaluationSchedule, due_updates
 from leyden.training.module import FineTuner
 from leyden.training.optimizer import build_optimizer
 from leyden.training.prepare import Material
 from leyden.training.problems import dotted
 from leyden.training.progress import Display, make_display
+from leyden.training.stopping import make_stops, why_stopped
 from leyden.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -58,22 +60,26 @@ class Run:
         module: with the trained backbone and the last evaluation.
         trainer: Lightning's, as it ended.
         history: every evaluation, and totals.
+        checkpoints: those that are kept.
         attention: how the backbone attended.
         dtype: type of the backbone's weights.
-        updates: of the whole run.
+        updates: of the whole run, as planned.
         reference: what the reference was, or "none".
         seconds: how long each step took.
+        best: the checkpoint whose weights were put back in the end; None: the module has those of the last update.
     """
 
     module: FineTuner
     trainer: L.Trainer
     history: History
+    checkpoints: Checkpoints
     attention: AttentionChoice
     dtype: Chosen
     updates: int
     reference: str
     display: Display
     seconds: dict[str, float] = field(default_factory=dict)
+    best: SavedState | None = None
 
     @property
     def before(self) -> Point | None:
@@ -86,8 +92,24 @@ class Run:
         """The evaluation after the last update."""
         return self.history.points[-1]
 
+    @property
+    def kept_point(self) -> Point:
+        """The evaluation of the weights that the module has in the end."""
+        return self.best.point if self.best else self.final
 
-def fit(settings: Settings, material: Material, loggers: Sequence[Logger], folder: Path) -> Run:
+    @property
+    def kept_evaluation(self) -> Evaluation | None:
+        """What that evaluation said of each row."""
+        return self.history.best_evaluation if self.best else self.module.evaluation
+
+
+def fit(
+    settings: Settings,
+    material: Material,
+    loggers: Sequence[Logger],
+    folder: Path,
+    export: Callable[[Run, Path], None] | None = None,
+) -> Run:
     """Load the backbone, train it on the material, evaluate before, between and after.
 
     Args:
@@ -95,10 +117,13 @@ def fit(settings: Settings, material: Material, loggers: Sequence[Logger], folde
         material: from `prepare`.
         loggers: where every number goes.
         folder: of the run.
+        export: writes the model of a run for use; needed where each evaluation keeps one.
     """
     with filtered_warnings():
         run, data = _assemble(settings, material, loggers, folder)
+        run.checkpoints.export = None if export is None else partial(export, run)
         _train(run, data, settings.trainer)
+        _keep(run)
     return run
 
 
@@ -129,10 +154,14 @@ def _assemble(
     history = History(material.metrics[0])
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
     due = due_updates(updates, per_epoch, settings.trainer.evaluation_epochs) if updates else frozenset({0})
-    callbacks = [history, ProgressDisplay(display, history, updates), EvaluationSchedule(due)]
-    trainer = make_trainer(settings.trainer, callbacks, loggers, folder)
+    checkpoints = Checkpoints(settings.checkpoint, folder / "checkpoints", material.metrics[0], history)
+    shown = ProgressDisplay(display, history, updates)
+    stops = make_stops(settings.trainer, material.metrics[0])
+    trainer = make_trainer(
+        settings.trainer, [history, shown, EvaluationSchedule(due), *stops, checkpoints], loggers, folder
+    )
     run = Run(
-        module, trainer, history, attention, dtype, updates,
+        module, trainer, history, checkpoints, attention, dtype, updates,
         module.reference.kind if material.problem.uses_reference else "none", display, seconds,
     )  # fmt: skip
     return run, data
@@ -168,6 +197,21 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         run.trainer.fit(run.module, datamodule=data)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock
         run.seconds["train alone"] = run.history.seconds
+        run.seconds["save checkpoints"] = run.checkpoints.seconds
+        why = why_stopped(run.trainer.callbacks, settings, run.trainer.global_step, run.updates)
+        if why is not None:
+            log.info("%s", why)
+
+
+def _keep(run: Run) -> None:
+    """Put the weights back that the policy keeps; predictions and model are of these."""
+    best = run.checkpoints.best()
+    if run.checkpoints.settings.policy != "best" or best is None:
+        return
+    if best.point is not run.final:
+        load_trained(run.module, best.path)
+        run.best = best
+    log.info("checkpoint=best keeps the weights after update %d.", best.point.step)
 
 
 def _optimizer(settings: Settings) -> Callable[[nn.Module], Optimizer]:

@@ -102,3 +102,8 @@ def drop_gradients(model: nn.Module) -> None:
     """Forget every gradient: an optimizer leaves weights without one, and their state, as they are."""
     for parameter in model.parameters():
         parameter.grad = None
+
+
+def trained_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """What a checkpoint holds of a module: the weights that require a gradient, by name."""
+    return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
