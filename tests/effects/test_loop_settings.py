@@ -13,7 +13,6 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from tests.effects.small_runs import Columns, material_of, settings_of, trained, write_table
-
 from transformers import AutoTokenizer
 
 from leyden.artifacts.job import run_job
@@ -95,14 +94,15 @@ def test_r23_last_keeps_one_whole_checkpoint_of_the_last_update(tmp_path: Path) 
     run = trained(tmp_path, TABLE, *LOOP, "optimizer.learning_rate=0.01")
     assert steps_of(run) == ["step-00000006"]
     state = torch.load(run / "checkpoints" / "step-00000006" / "state.ckpt", weights_only=True)
-    saved = {name: weight for name, weight in state["state_dict"].items()}
+    saved = dict(state["state_dict"].items())
     model = adapter(run / "model")
     assert len(saved) == len(model) > 0
     assert all("lora_" in name for name in saved)  # never the frozen base
     for name, weight in model.items():
         own = f"backbone.{name.replace('.weight', '.default.weight')}"
         assert torch.equal(saved[own], weight)
-    assert state["optimizer_states"] and state["global_step"] == 6
+    assert state["optimizer_states"]
+    assert state["global_step"] == 6
     manifest = json.loads((run / "checkpoints" / "step-00000006" / "manifest.json").read_text(encoding="utf-8"))
     listed = manifest["files"]["state.ckpt"]
     content = (run / "checkpoints" / "step-00000006" / "state.ckpt").read_bytes()

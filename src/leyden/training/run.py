@@ -15,6 +15,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.optim import Optimizer
@@ -198,7 +199,8 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         run.seconds["train, with evaluations"] = time.perf_counter() - clock
         run.seconds["train alone"] = run.history.seconds
         run.seconds["save checkpoints"] = run.checkpoints.seconds
-        why = why_stopped(run.trainer.callbacks, settings, run.trainer.global_step, run.updates)
+        callbacks: list[Callback] = run.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        why = why_stopped(callbacks, settings, run.trainer.global_step, run.updates)
         if why is not None:
             log.info("%s", why)
 

@@ -1,0 +1,169 @@
+"""What `auto` stands for: a learning rate from a range test, a batch size from the memory there is."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.utils.data import DataLoader
+
+from leyden.settings.errors import ConfigError
+from leyden.training.callbacks import peak_memory_gib
+from leyden.training.module import FineTuner
+from leyden.training.update import trained_weights
+
+LOWEST, HIGHEST, UPDATES = 1e-6, 1.0, 60  # of the range test
+SMOOTHING = 0.9
+DIVERGED = 4.0  # times the best loss
+FEWEST = 12  # updates that a suggestion needs
+SPARE = 0.8  # share of the memory that a batch may fill
+LARGEST = 256
+TrainerOf = Callable[[list[Callback], int], L.Trainer]
+
+
+def rate_curve(step: int) -> float:
+    """The factor on `LOWEST` at an update of the range test: it grows by the same ratio each time."""
+    return float((HIGHEST / LOWEST) ** (step / (UPDATES - 1)))
+
+
+@dataclass
+class RangeTest(Callback):
+    """Notes the loss of each update and ends when it has left its best far behind.
+
+    Attributes:
+        losses: of the updates so far.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    _seen: int = 0
+
+    def on_train_batch_end(  # noqa: PLR0913
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at a complete update."""
+        assert isinstance(pl_module, FineTuner)
+        if trainer.global_step == self._seen or pl_module.record is None:
+            return
+        self._seen, record = trainer.global_step, pl_module.record
+        loss = record.values["train/loss"]
+        if record.applied:
+            self.losses.append(loss)
+        best = min(smoothed(self.losses), default=math.inf)
+        trainer.should_stop = not record.applied or (len(self.losses) >= FEWEST and loss > DIVERGED * best)
+
+
+def find_learning_rate(module: FineTuner, loader: DataLoader[Any], trainer_of: TrainerOf) -> float:
+    """The rate at which the loss falls fastest, from a test in which it grows at each update.
+
+    The weights are as before afterwards.
+
+    Args:
+        module: whose optimizer starts at `LOWEST` and whose curve is `rate_curve`.
+        loader: training batches; it is gone through again when it ends.
+        trainer_of: from callbacks and a number of updates.
+
+    Raises:
+        ConfigError: the loss did not fall.
+
+    Source: Smith 2017, arXiv:1506.01186, section 3.3.
+    """
+    test = RangeTest()
+    with weights_kept(module):
+        trainer_of([test], UPDATES).fit(module, train_dataloaders=loader)
+    return suggestion(test.losses)
+
+
+def suggestion(losses: Sequence[float]) -> float:
+    """The rate of the update at which the smoothed loss falls fastest.
+
+    Args:
+        losses: of the updates of a range test, in order.
+
+    Raises:
+        ConfigError: there are too few, or the loss only grew.
+    """
+    slopes = np.diff(smoothed(losses))
+    if len(losses) < FEWEST or slopes.min() >= 0:
+        raise ConfigError(
+            f"optimizer.learning_rate=auto: the loss did not fall in the {len(losses)} updates of the range test "
+            f"({LOWEST:g} to {HIGHEST:g}). Set optimizer.learning_rate to a number, such as 1e-4."
+        )
+    return float(f"{LOWEST * rate_curve(int(slopes.argmin())):.2g}")
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Exponential moving average without the pull to zero at its start."""
+    average, found = 0.0, []
+    for step, loss in enumerate(losses, start=1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        found.append(average / (1 - SMOOTHING**step))
+    return found
+
+
+def find_batch_size(
+    make_module: Callable[[], FineTuner],
+    loader_of: Callable[[int], DataLoader[Any]],
+    trainer_of: TrainerOf,
+    samples: int,
+) -> int:
+    """The largest power of two whose update fits into four fifths of the memory, with the longest samples there are.
+
+    On a GPU a size that does not fit is tried and given up. On a CPU it would end the process, so the next size is
+    tried only if the memory of the sizes before says that it fits. The weights are as before afterwards.
+
+    Args:
+        make_module: a module with a fresh optimizer.
+        loader_of: one batch of that many of the longest training samples.
+        trainer_of: from callbacks and a number of updates.
+        samples: of the training part; no batch is larger.
+
+    Raises:
+        ConfigError: not even one sample fits.
+    """
+    size, peaks = 1, [peak_memory_gib()]
+    while True:
+        module = make_module()
+        try:
+            with weights_kept(module):
+                trainer_of([], 1).fit(module, train_dataloaders=loader_of(size))
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise ConfigError(
+                    "trainer.batch_size=auto: one sample of the greatest length does not fit into the memory. Lower "
+                    "tokenizer.max_length, set backbone.gradient_checkpointing=true, or take a smaller backbone."
+                ) from error
+            torch.cuda.empty_cache()
+            return size // 2
+        peaks.append(peak_memory_gib())
+        if 2 * size > min(samples, LARGEST) or peaks[-1] + 2 * (peaks[-1] - peaks[-2]) > SPARE * memory_gib():
+            return size
+        size *= 2
+
+
+def memory_gib() -> float:
+    """Memory of the device in use: of the GPU, or of the machine, in GiB."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+@contextmanager
+def weights_kept(module: nn.Module) -> Iterator[None]:
+    """Put the trained weights back afterwards, bit for bit, without a gradient."""
+    before = {name: weight.detach().clone() for name, weight in trained_weights(module).items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in trained_weights(module).items():
+                weight.copy_(before[name])
+                weight.grad = None
