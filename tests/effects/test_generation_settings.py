@@ -15,6 +15,7 @@ from leyden.backbone.tiny import tiny_model, tiny_tokenizer
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import read
+from leyden.training.prepare import prepare
 from leyden.training.problems import make_metrics, make_problem
 
 TOKENIZER = tiny_tokenizer()
@@ -60,6 +61,17 @@ def test_p1_each_metric_is_computed_under_its_name_and_knows_which_way_is_better
         assert one.improves(0.1, 0.2) is (one.name in LOWER)
     found = results(trained(tmp_path, TABLE, *own, "trainer.epochs=0"))
     assert {f"validation/{name}" for name in BEST[problem]} <= set(found)
+
+
+def test_p1_knobs_of_a_metric_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    own = ["metric=[bleu,chrf]", "metric.bleu.tokenize=flores200", "metric.chrf.word_order='2'"]
+    settings = settings_of(tmp_path, TABLE, *own)
+    Path(settings.dataset.train_tables[0]).unlink()
+    with pytest.raises(ConfigError) as caught:
+        prepare(settings)
+    assert [fault.split(" ")[0] for fault in caught.value.faults] == [
+        "metric.bleu.tokenize='flores200'", "metric.chrf.word_order='2'",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", ["bleus", "auc"])

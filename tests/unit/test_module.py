@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from leyden.problem.losses import cpo, dpo, token_averaged_cross_entropy
 from leyden.settings.errors import TrainingError
 from leyden.training.module import FineTuner
 from leyden.training.optimizer import build_optimizer
-from leyden.training.update import Window
+from leyden.training.update import Window, WindowSum
 
 
 def module_of(problem: Any, seed: int = 42, max_bad_steps: int = 2) -> FineTuner:
@@ -71,14 +72,26 @@ def test_a_reference_is_kept_only_where_it_is_read(problem: Any, kind: str | Non
     assert not any(part.training for copy in module.reference._copy for part in copy.modules())
 
 
+def summed(total: float, count: float, scored: int) -> WindowSum:
+    return WindowSum(total, count, 8, 2, scored, {})
+
+
+def test_an_update_says_what_it_lacks() -> None:
+    what, cure = summed(0.0, 0.0, 2).fault(0.0)
+    assert what == "the weights of all its targets are 0"
+    assert "dataset.weight_column" in cure
+    assert "nothing to predict" in summed(0.0, 0.0, 0).fault(0.0)[0]
+    assert "learning_rate" in summed(math.inf, 2.0, 2).fault(0.0)[1]
+
+
 def test_bad_updates_in_a_row_are_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
     module = module_of(CLM)
     module._trainer = SimpleNamespace(global_step=6)  # type: ignore[assignment]
-    module._count_bad(Window(samples=[9, 4]), float("nan"), 1.0, 3)
+    module._count_bad(Window(samples=[9, 4]), *summed(float("nan"), 3.0, 2).fault(1.0))
     assert (
         "Update 7 was not applied: its loss is nan and its gradient norm 1.0. It was made of lines [4, 9]"
         in caplog.text
     )
     with pytest.raises(TrainingError, match=r"2 updates in a row .*max_bad_steps=2\): it has nothing to predict"):
-        module._count_bad(Window(samples=[1]), 0.0, 0.0, 0)
+        module._count_bad(Window(samples=[1]), *summed(0.0, 0.0, 0).fault(0.0))
     assert (module.bad_steps, module.skipped_updates) == (2, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -80,14 +80,28 @@ class Metric:
         return value < best if self.direction == "min" else value > best
 
 
-def metric(direction: Direction) -> Callable[[Function], Function]:
-    """Say of a function which way is better; the function itself stays as it is."""
+def metric(
+    direction: Direction, knob_faults: Callable[..., Iterable[str]] | None = None
+) -> Callable[[Function], Function]:
+    """Say of a function which way is better; the function itself stays as it is.
+
+    Args:
+        direction: "min" if less is better, "max" if more is.
+        knob_faults: called with the knobs before anything is read; one sentence per fault, beginning with the knob.
+    """
 
     def mark(function: Function) -> Function:
         function.direction = direction  # type: ignore[attr-defined]
+        function.knob_faults = knob_faults  # type: ignore[attr-defined]
         return function
 
     return mark
+
+
+def knob_faults_of(function: Callable[..., Any], knobs: Mapping[str, object]) -> list[str]:
+    """What is wrong with the knobs, as the function says; empty if it says nothing."""
+    found = getattr(function, "knob_faults", None)
+    return [] if found is None else list(found(**knobs))
 
 
 def direction_of(function: Callable[..., Any]) -> Direction | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from math import fsum
 
@@ -21,7 +21,17 @@ TOKENIZERS = ("13a", "intl", "zh", "char", "none")
 _WORD = re.compile(r"[^\W_]+")
 
 
-@metric("max")
+def _bleu_faults(*, tokenize: object = "13a") -> Iterator[str]:
+    if tokenize not in TOKENIZERS:
+        yield f"tokenize={tokenize!r} is not available; choose {', '.join(TOKENIZERS)}."
+
+
+def _chrf_faults(*, word_order: object = 0) -> Iterator[str]:
+    if not isinstance(word_order, int) or isinstance(word_order, bool) or word_order < 0:
+        yield f"word_order={word_order!r} must be at least 0, a whole number; 2 is chrF++."
+
+
+@metric("max", _bleu_faults)
 def bleu(predicted_texts: Sequence[str], target_texts: Sequence[str], *, tokenize: str = "13a") -> float:
     """Mean over rows of sentence BLEU: up to four words in a row, exponential smoothing, effective order.
 
@@ -41,8 +51,8 @@ def bleu(predicted_texts: Sequence[str], target_texts: Sequence[str], *, tokeniz
 
     Source: Papineni et al. 2002, ACL P02-1040; Post 2018, arXiv:1804.08771.
     """
-    if tokenize not in TOKENIZERS:
-        raise ValueError(f"metric.bleu.tokenize={tokenize!r} is not available; choose {', '.join(TOKENIZERS)}.")
+    if faults := [*_bleu_faults(tokenize=tokenize)]:
+        raise ValueError(f"metric.bleu.{faults[0]}")
     scorer = _bleu_scorer(tokenize)
     # Equal texts reach 100 by exp(log), and so miss it by rounding.
     return _mean_of_rows(
@@ -52,7 +62,7 @@ def bleu(predicted_texts: Sequence[str], target_texts: Sequence[str], *, tokeniz
     )
 
 
-@metric("max")
+@metric("max", _chrf_faults)
 def chrf(predicted_texts: Sequence[str], target_texts: Sequence[str], *, word_order: int = 0) -> float:
     """Mean over rows of sentence chrF: F2 of character runs of length 1 to 6, white space left out.
 
@@ -72,8 +82,8 @@ def chrf(predicted_texts: Sequence[str], target_texts: Sequence[str], *, word_or
 
     Source: Popović 2015, ACL W15-3049; chrF++: Popović 2017, ACL W17-4770.
     """
-    if word_order < 0:
-        raise ValueError(f"metric.chrf.word_order={word_order} must be at least 0; 2 is chrF++.")
+    if faults := [*_chrf_faults(word_order=word_order)]:
+        raise ValueError(f"metric.chrf.{faults[0]}")
     scorer = _chrf_scorer(word_order)
     return _mean_of_rows(
         lambda predicted, target: scorer.sentence_score(predicted, [target]).score, predicted_texts, target_texts

@@ -140,7 +140,7 @@ class FineTuner(L.LightningModule):
         applied = bool(summed.count) and math.isfinite(summed.total) and math.isfinite(norm)
         if not applied:
             drop_gradients(self.backbone)
-            self._count_bad(window, summed.total, norm, int(summed.count))
+            self._count_bad(window, *summed.fault(norm))
         else:
             self.bad_steps = 0
         values = {
@@ -178,10 +178,9 @@ class FineTuner(L.LightningModule):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.curve), "interval": "step"},
         }
 
-    def _count_bad(self, window: Window, total: float, norm: float, count: int) -> None:
+    def _count_bad(self, window: Window, what: str, cure: str) -> None:
         self.bad_steps += 1
         self.skipped_updates += 1
-        what = f"its loss is {total} and its gradient norm {norm}" if count else "it has nothing to predict"
         log.warning(
             "Update %d was not applied: %s. It was made of %s of the training table.",
             self.trainer.global_step + 1, what, self.places(samples_of_ranks(window)),
@@ -189,6 +188,5 @@ class FineTuner(L.LightningModule):
         if self.bad_steps >= self.max_bad_steps:
             raise TrainingError(
                 f"{self.bad_steps} updates in a row could not be applied (trainer.max_bad_steps={self.max_bad_steps}): "
-                f"{what}. Lower optimizer.learning_rate, set trainer.gradient_clip=1, or use "
-                "trainer.precision=32-true; then look at the rows named above."
+                f"{what}. {cure}"
             )

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from leyden.problem.base import Problem, TextProblem
-from leyden.problem.metrics import Metric, direction_of
+from leyden.problem.metrics import Metric, direction_of, knob_faults_of
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.training.answers import TEXT_COLUMNS
@@ -44,7 +44,8 @@ def make_metrics(settings: Settings, problem: Problem) -> tuple[Metric, ...]:
     """The metrics that were chosen, in their order, and those that the problem always computes.
 
     Raises:
-        ConfigError: a path leads nowhere, a knob or column that is not there, or nobody says which way is better.
+        ConfigError: a path leads nowhere, a knob or column that is not there, a value that a knob does not take, or
+            nobody says which way is better.
     """
     offered = (*problem.offers, *(TEXT_COLUMNS if writes(settings, problem) else ()))
     faults: list[str] = []
@@ -73,6 +74,8 @@ def _metric(name: str, path: str, knobs: Mapping[str, object], direction: Any) -
     if not callable(target):
         raise ConfigError(f"metric.{name}._target_={path!r} is no function. Give module.function or module.Class.")
     check_knobs(target, knobs, f"metric.{name}")
+    if faults := knob_faults_of(target, knobs):
+        raise ConfigError([f"metric.{name}.{fault}" for fault in faults])
     function = target(**knobs) if isinstance(target, type) else partial(target, **knobs) if knobs else target
     found = direction or direction_of(function)
     if found is None:

@@ -54,13 +54,43 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowSum:
-    """A window summed over all ranks."""
+    """A window summed over all ranks.
+
+    Attributes:
+        total: of the loss.
+        count: weights of its targets, by which it is divided.
+        tokens: that went through the model.
+        samples: of all batches.
+        scored: samples that have what the problem needs, whatever they weigh.
+        means: of the logged columns, over the scored samples.
+    """
 
     total: float
     count: float
     tokens: int
     samples: int
+    scored: int
     means: dict[str, float]
+
+    def fault(self, norm: float) -> tuple[str, str]:
+        """Why an update with this gradient norm cannot be applied, and what to do."""
+        if self.count:
+            return (
+                f"its loss is {self.total} and its gradient norm {norm}",
+                "Lower optimizer.learning_rate, set trainer.gradient_clip=1, or use trainer.precision=32-true; then "
+                "look at the rows named above.",
+            )
+        if self.scored:
+            return (
+                "the weights of all its targets are 0",
+                "Raise the weights of some rows (dataset.weight_column) or classes (problem.class_weights), or "
+                "trainer.batch_size, so that each update has a row that counts.",
+            )
+        return (
+            "it has nothing to predict",
+            "Look at the rows named above; raise tokenizer.max_length if their answers were cut away, or "
+            "trainer.batch_size.",
+        )
 
 
 def sum_over_ranks(window: Window, device: torch.device) -> WindowSum:
@@ -73,7 +103,7 @@ def sum_over_ranks(window: Window, device: torch.device) -> WindowSum:
         torch.distributed.all_reduce(sums)
     total, count, tokens, samples, scored, *extra = sums.tolist()
     means = {name: value / scored for name, value in zip(names, extra, strict=True)} if scored else {}
-    return WindowSum(total, count, int(tokens), int(samples), means)
+    return WindowSum(total, count, int(tokens), int(samples), int(scored), means)
 
 
 def samples_of_ranks(window: Window) -> list[int]:
