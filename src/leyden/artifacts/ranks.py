@@ -75,14 +75,14 @@ def _keep_code() -> None:
 
 def _train(others: Meeting) -> None:
     text, requested_seed = others.settings()
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig
 
     from leyden.artifacts.folder import RunFolder, RunLog
     from leyden.artifacts.job import finish_job, prepared
     from leyden.settings.read import parse
     from leyden.settings.schema import Settings
 
-    settings = parse(OmegaConf.create(yaml.safe_load(text)), Settings)
+    settings = parse(DictConfig(yaml.safe_load(text)), Settings)
     # what later ranks may have to convert is needed while they train, and by nobody afterwards
     with TemporaryDirectory(prefix="leyden-") as scratch, RunLog(quiet=True):
         folder = RunFolder(Path(scratch))

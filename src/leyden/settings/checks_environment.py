@@ -51,8 +51,8 @@ def _processes(trainer: Trainer) -> Iterator[str]:
         )
     elif process is None and trainer.num_nodes > 1:
         yield (
-            f"trainer.num_nodes={trainer.num_nodes}: python starts processes on one machine only. Run `torchrun --nnodes "
-            f"{trainer.num_nodes} --node-rank R --master-addr HOST --nproc-per-node N train.py ...` on each machine."
+            f"trainer.num_nodes={trainer.num_nodes}: python starts processes on one machine only. On each machine run "
+            "`torchrun --nnodes NUMBER --node-rank R --master-addr HOST --nproc-per-node N train.py ...`."
         )
     elif process is not None and count == "auto":
         if process.world > 1:

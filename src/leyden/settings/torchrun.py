@@ -1,4 +1,4 @@
-"""How this process was started, read from the environment and without torch: alone, or by torchrun as one of several."""
+"""How this process was started, alone or by torchrun as one of several: read from the environment, without torch."""
 
 from __future__ import annotations
 

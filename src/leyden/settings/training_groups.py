@@ -46,7 +46,9 @@ class Trainer(Group):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(description="Kind of device.")
     devices: Literal["auto"] | Count | list[DeviceId] = Field(description="A count, or 0-based ids.")
     num_nodes: Count = Field(description="Machines.")
-    strategy: Literal["auto", "ddp"] = Field(description="auto: one process; ddp: several, with a copy each.")
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        description="auto: one process; ddp: several, with a copy each; fsdp: several, with a share each."
+    )
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"] = Field(
         description="Lightning's word for the arithmetic."
     )

@@ -10,11 +10,13 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from torch.distributed import DistNetworkError, DistStoreError, PrefixStore, Store
+from torch import distributed
+from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.rendezvous import rendezvous
 
 from leyden.settings.errors import LeydenError, TrainingError
@@ -37,7 +39,7 @@ class Meeting:
         world: processes.
     """
 
-    def __init__(self, store: Store, rank: int, world: int) -> None:
+    def __init__(self, store: distributed.Store, rank: int, world: int) -> None:
         self._store, self._rank, self._world = store, rank, world
         self._started = False
 
@@ -70,15 +72,13 @@ class Meeting:
         """
         if self._started and not code:
             return
-        try:
+        with suppress(*LOST):  # whoever does not hear it ends with the launcher
             self._say("over", {"code": code})
             if not self._started:
                 for key in ("settings", "verdict"):
                     if not self._store.check([key]):
                         self._say(key, {"code": code})
             self._store.wait([f"gone/{rank}" for rank in range(1, self._world)], LEAVING)
-        except LOST:
-            pass  # whoever has not heard it ends with the launcher
 
     def settings(self) -> tuple[str, int]:
         """Later ranks: the settings of rank 0, and the seed that was asked for.
@@ -110,10 +110,8 @@ class Meeting:
 
     def leave(self) -> None:
         """Later ranks: rank 0 need not wait for this one."""
-        try:
+        with suppress(*LOST):
             self._say(f"gone/{self._rank}", {})
-        except LOST:
-            pass  # it has not waited
 
     def _say(self, key: str, content: Mapping[str, Any]) -> None:
         self._store.set(key, json.dumps(content))
@@ -151,4 +149,4 @@ def meeting() -> Meeting | None:
         return None
     store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Meeting(PrefixStore(f"leyden/{attempt}", store), rank, world)
+    return Meeting(distributed.PrefixStore(f"leyden/{attempt}", store), rank, world)

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from leyden.backbone.heads import head_outputs
 from leyden.backbone.noise import embedding_noise
 from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
+from leyden.backbone.sharding import Sharded
 from leyden.data.batches import Batch
 from leyden.problem.base import Problem
 from leyden.problem.metrics import Metric
@@ -80,6 +82,7 @@ class FineTuner(L.LightningModule):
         if problem.uses_reference:
             self.reference.prepare()
         self.validation_reference: dict[tuple[int, ...], Tensor] = {}
+        self.sharded: Sharded | None = None
         self.window = Window()
         self.record: UpdateRecord | None = None
         self.collected = Collected()
@@ -104,6 +107,19 @@ class FineTuner(L.LightningModule):
         if batch.samples not in self.validation_reference:
             self.validation_reference[batch.samples] = self.reference.logps(batch)
         return self.validation_reference[batch.samples]
+
+    def configure_model(self) -> None:
+        """Share the weights among the ranks where the strategy says so; called again before each loop."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and self.sharded is None:
+            assert self.device_mesh is not None
+            self.sharded = Sharded(self.backbone, self.device_mesh["data_parallel"])
+            self.reference.share(self.device_mesh["data_parallel"])
+
+    def gather(self) -> None:
+        """Have every weight on this rank again, for good; every rank has to ask, and the first one keeps them."""
+        if self.sharded is not None:
+            self.backbone = self.sharded.whole()
+            self.sharded = None
 
     def on_train_epoch_start(self) -> None:
         """Switch training mode on: neither the library nor Lightning does, and dropout would stay off."""
@@ -160,7 +176,10 @@ class FineTuner(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole part."""
-        self.evaluation = finish(self.collected, self.metrics, self.answers)
+        answers = self.answers
+        if answers is not None and self.sharded is not None:  # ranks that write answers of unequal length cannot share
+            answers = answers.of(self.sharded.whole())
+        self.evaluation = finish(self.collected, self.metrics, answers)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer and its schedule, stepped once per update."""

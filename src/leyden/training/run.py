@@ -29,6 +29,7 @@ from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
 from leyden.training.assembly import load_backbone, make_answerer, make_collator, make_data, reads_texts
 from leyden.training.callbacks import History, Point, ProgressDisplay
+from leyden.training.devices import world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
 from leyden.training.module import FineTuner
 from leyden.training.optimizer import build_optimizer
@@ -138,14 +139,6 @@ def _assemble(
     return run, data
 
 
-def world_size(settings: Trainer) -> int:
-    """How many processes train together."""
-    devices = len(settings.devices) if isinstance(settings.devices, list) else settings.devices
-    if devices == "auto":
-        devices = torch.cuda.device_count() if settings.accelerator != "cpu" and torch.cuda.is_available() else 1
-    return devices * settings.num_nodes
-
-
 def quiet_libraries() -> None:
     """Keep the libraries' own lines to warnings, and their bars away: the display is ours."""
     transformers_logging.disable_progress_bar()
@@ -168,6 +161,7 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         run.trainer.fit(run.module, datamodule=data)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock
         run.seconds["train alone"] = run.history.seconds
+    run.module.gather()
 
 
 def _optimizer(settings: Settings) -> Callable[[nn.Module], Optimizer]:

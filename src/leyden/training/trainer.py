@@ -8,11 +8,11 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from leyden.backbone.load import PURE_PRECISIONS
 from leyden.settings.errors import ConfigError
 from leyden.settings.training_groups import Trainer
+from leyden.training.strategies import make_strategy
 
 
 def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequence[Logger], folder: Path) -> L.Trainer:
@@ -29,17 +29,13 @@ def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequen
     Raises:
         ConfigError: Lightning refuses the combination.
     """
-    strategy: str | Strategy = settings.strategy
-    if strategy == "ddp":
-        # Buffers are constants here, and broadcasting them would make ranks with unequal batches wait for each other.
-        strategy = DDPStrategy(find_unused_parameters=settings.find_unused_parameters, forward_sync_buffers=False)
     plugin = _pure_precision(settings.precision) if settings.precision in PURE_PRECISIONS else None
     try:
         return L.Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
-            strategy=strategy,
+            strategy=make_strategy(settings),
             precision=None if plugin else settings.precision,
             plugins=plugin,
             max_epochs=settings.epochs,

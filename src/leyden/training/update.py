@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
@@ -93,9 +94,10 @@ def scale_gradients(model: nn.Module, factor: float) -> None:
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """L2 norm of all gradients together, float32."""
+    """L2 norm of all gradients together, float32; of gradients that ranks share, every rank has to ask."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def drop_gradients(model: nn.Module) -> None:
