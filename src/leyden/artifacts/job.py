@@ -27,11 +27,12 @@ from leyden.settings.errors import TrainingError
 from leyden.settings.read import dump
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
+from leyden.training.devices import world_size
 from leyden.training.launch import meeting
 from leyden.training.prepare import Material, prepare
 from leyden.training.problems import writes
 from leyden.training.reading import find_columns
-from leyden.training.run import Run, fit, is_later_rank, world_size
+from leyden.training.run import Run, fit, is_later_rank
 
 log = logging.getLogger(__name__)
 

@@ -15,17 +15,15 @@ from leyden.settings.errors import ModelError
 
 
 class Sharded:
-    """A model of which each rank holds a part, in place, and the plan of the whole.
+    """A model of which each rank will hold a part, and the plan of the whole.
 
     Args:
-        model: a model of the library, adapter or not; its weights become shares.
-        mesh: the ranks, in one dimension.
+        model: a model of the library, adapter or not, before its weights are spread by `shard` or by DeepSpeed.
     """
 
-    def __init__(self, model: nn.Module, mesh: DeviceMesh) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._plan = _without_weights(model)
         self._model = model
-        shard(model, mesh)
 
     def whole(self) -> nn.Module:
         """A plain model with the weights as they are now, on the device of the shares; every rank has to ask."""
@@ -80,6 +78,11 @@ def _without_weights(model: nn.Module) -> nn.Module:
 
 
 def _full(parameter: nn.Parameter) -> nn.Parameter:
+    if hasattr(parameter, "ds_id"):  # of DeepSpeed's stage 3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
     values = parameter.detach()
     full = values.full_tensor() if isinstance(values, DTensor) else values.clone()
     return nn.Parameter(full, requires_grad=parameter.requires_grad)

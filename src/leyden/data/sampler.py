@@ -131,7 +131,7 @@ def evaluation_batches(lengths: Sequence[int], batch_size: int, rank: Rank) -> l
     own = order[rank.index :: rank.world]
     batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
     most = ceil(len(order[:: rank.world]) / batch_size)
-    return batches + [[~order[0]]] * (most - len(batches))
+    return batches + [[~order[-1]]] * (most - len(batches))
 
 
 def _share(step: list[int], rank: Rank) -> list[int]:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
-from leyden.settings.checks_environment import environment
+from leyden.settings.checks_environment import environment, unused_strategies
 from leyden.settings.locations import TINY, WHEEL, checkpoint_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
@@ -121,7 +121,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (heads, "generation.", WRITING, "a head writes no text"),
         (not settings.generation.do_sample, "generation.", "temperature top_k top_p", "generation.do_sample=false"),
         (not on_hub, "backbone.", "revision", "backbone.name is no hub id"),
-        (settings.trainer.strategy == "auto", "trainer.", "find_unused_parameters", "trainer.strategy=auto"),
+        *unused_strategies(settings.trainer),
     ]
     reasons: dict[str, str] = {}
     for when, group, names, why in off:

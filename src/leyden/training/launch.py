@@ -15,8 +15,8 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from torch import distributed
 from torch.distributed import DistNetworkError, DistStoreError
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from leyden.settings.errors import LeydenError, TrainingError
@@ -39,7 +39,7 @@ class Meeting:
         world: processes.
     """
 
-    def __init__(self, store: distributed.Store, rank: int, world: int) -> None:
+    def __init__(self, store: Store, rank: int, world: int) -> None:
         self._store, self._rank, self._world = store, rank, world
         self._started = False
 
@@ -149,4 +149,4 @@ def meeting() -> Meeting | None:
         return None
     store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Meeting(distributed.PrefixStore(f"leyden/{attempt}", store), rank, world)
+    return Meeting(PrefixStore(f"leyden/{attempt}", store), rank, world)

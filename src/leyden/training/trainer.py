@@ -7,12 +7,10 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
 
-from leyden.backbone.load import PURE_PRECISIONS
 from leyden.settings.errors import ConfigError
 from leyden.settings.training_groups import Trainer
-from leyden.training.strategies import make_strategy
+from leyden.training.strategies import make_precision, make_strategy
 
 
 def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequence[Logger], folder: Path) -> L.Trainer:
@@ -29,7 +27,7 @@ def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequen
     Raises:
         ConfigError: Lightning refuses the combination.
     """
-    plugin = _pure_precision(settings.precision) if settings.precision in PURE_PRECISIONS else None
+    plugin = make_precision(settings)
     try:
         return L.Trainer(
             accelerator=settings.accelerator,
@@ -54,10 +52,3 @@ def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequen
     except (ValueError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"trainer: {first} Look at trainer.accelerator, devices, strategy and precision.") from error
-
-
-def _pure_precision(word: str) -> Precision:
-    """Lightning's plugin, told to leave batches alone: they hold integers, and it cannot rebuild a frozen dataclass."""
-    plugin = DoublePrecision() if word == "64-true" else HalfPrecision(word)  # type: ignore[arg-type]
-    plugin.convert_input = lambda data: data  # type: ignore[method-assign]
-    return plugin

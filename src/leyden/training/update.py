@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
+from leyden.settings.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,33 @@ def sum_over_ranks(window: Window, device: torch.device) -> WindowSum:
     total, count, tokens, samples, scored, *extra = sums.tolist()
     means = {name: value / scored for name, value in zip(names, extra, strict=True)} if scored else {}
     return WindowSum(total, count, int(tokens), int(samples), means)
+
+
+def update_values(summed: WindowSum, optimizer: Optimizer, norm: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What is logged of an update: the mean loss over all its targets, what is known of its gradient, rate, means."""
+    return {
+        "train/loss": summed.total / summed.count if summed.count else math.nan,
+        **(norm or {}),
+        "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
+        **{f"train/{name}": value for name, value in summed.means.items()},
+    }
+
+
+def mean_of_step(window: Window, device: torch.device, world: int) -> float:
+    """What one rank's summed loss is multiplied with, so that the average over ranks is the mean over all targets.
+
+    For an engine that steps by itself right after the backward pass: an update is one batch of each rank.
+
+    Raises:
+        TrainingError: the loss is not finite; the engine would put it into the weights.
+    """
+    summed = sum_over_ranks(window, device)
+    if not math.isfinite(summed.total):
+        raise TrainingError(
+            f"The loss of an update is {summed.total}, and DeepSpeed's engine cannot leave an update out. Lower "
+            "optimizer.learning_rate, set trainer.gradient_clip=1, or use trainer=fsdp, which leaves such updates out."
+        )
+    return world / max(summed.count, 1.0)
 
 
 def samples_of_ranks(window: Window) -> list[int]:
