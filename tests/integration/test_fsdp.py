@@ -1,4 +1,4 @@
-"""Two CPU processes that share the weights (FSDP2) against one: the same weights and numbers, for each kind of model."""
+"""Two CPU processes that share the weights (FSDP2) against one: the same weights and numbers, for each kind."""
 
 from __future__ import annotations
 

@@ -30,6 +30,8 @@ def check_device(settings: Settings) -> None:
     if trainer.precision.startswith("16-") and not cuda and trainer.accelerator != "cpu":
         faults.append(f"trainer.precision={trainer.precision!r} needs a GPU, and none is visible. Use 32-true.")
     if cuda and trainer.accelerator != "cpu":
+        if trainer.precision.startswith("bf16-") and not torch.cuda.is_bf16_supported(including_emulation=False):
+            faults.append(f"trainer.precision={trainer.precision!r}: the GPU has no bfloat16. Use 16-mixed.")
         count, there = trainer.devices, torch.cuda.device_count()
         wanted = [count - 1] if isinstance(count, int) else count if isinstance(count, list) else []
         if any(not 0 <= device < there for device in wanted):
