@@ -1,14 +1,17 @@
 """Fine-tune a language model: `python train.py problem=dpo backbone=llama`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+from leyden.artifacts.ranks import run_ranks
 from leyden.settings.command import Entry, job_folder, reported_faults, run_command
 from leyden.settings.read import read
 from leyden.settings.schema import Settings
+from leyden.settings.torchrun import is_one_of_several
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -21,4 +24,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, Entry("train", Path(__file__).resolve().parent / "conf", Settings, read)))
+    entry = Entry("train", Path(__file__).resolve().parent / "conf", Settings, read)
+    sys.exit(run_ranks(partial(run_command, main, entry)) if is_one_of_several() else run_command(main, entry))

@@ -109,7 +109,7 @@ VALUES: list[Case] = [  # values that a setting does not admit; a stand-in takes
 CHECKS: list[
     Case
 ] = [  # legal values that do not go together or lead nowhere, about settings that have nothing to do with each other
-    (["trainer.devices=[0,0]"], ["trainer.devices=[0, 0] must name at least one device, each once"]),
+    (["trainer.devices=[0,0]"], ["trainer.devices=[0, 0] names a device twice"]),
     (["trainer.find_unused_parameters=true"], ["trainer.find_unused_parameters has no effect", "strategy=auto"]),
     (["experiment_name=a/b"], ["experiment_name='a/b' is no folder name"]),
     (["experiment_name=''"], ["experiment_name='' is no folder name"]),

@@ -24,13 +24,16 @@ from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.summary import summary
 from leyden.data.dataset import TreeDataset
-from leyden.settings.errors import ConfigError, TrainingError
+from leyden.settings.errors import TrainingError
+from leyden.settings.read import dump
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
+from leyden.training.devices import world_size
+from leyden.training.launch import meeting
 from leyden.training.prepare import Material, prepare
 from leyden.training.problems import writes
 from leyden.training.reading import find_columns
-from leyden.training.run import Run, fit, is_later_rank, world_size
+from leyden.training.run import Run, fit, is_later_rank
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +49,24 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         settings: checked.
         job_folder: the folder of this job inside a sweep; None: `output_directory/experiment_name`.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "train.py starts its own processes and cannot be started by torchrun. Run `python train.py trainer=ddp "
-            "trainer.devices=N` instead."
-        )
+    others = meeting()
     requested_seed = settings.seed
     if settings.seed == -1:
         settings = settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
     folder = plan_folder(settings, job_folder)
     with RunLog() as run_log:
         settings = find_columns(settings)
+        if others is not None:
+            others.share(yaml.safe_dump(dump(settings)), requested_seed)
         with prepared(settings, folder) as material:
             check_disk(settings, material, folder.path)
+            if others is not None:
+                others.gather()
             create_folder(folder, settings)
             run_log.open(folder.log)
-            if world_size(settings.trainer) > 1:
+            if others is not None:
+                others.start()
+            elif world_size(settings.trainer) > 1:
                 return _run_workers(folder, settings, requested_seed)
             return finish_job(settings, material, folder, requested_seed)
 

@@ -19,8 +19,9 @@ import torch
 from leyden import __version__
 from leyden.settings.schema import Settings
 from leyden.training.callbacks import Point, peak_memory_gib
+from leyden.training.devices import world_size
 from leyden.training.prepare import Material
-from leyden.training.run import Run, world_size
+from leyden.training.run import Run
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "hydra-core", "omegaconf", "pandas", "pyarrow")
 

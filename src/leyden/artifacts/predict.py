@@ -26,7 +26,8 @@ from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import PredictSettings, Settings
 from leyden.training.answers import Answerer
-from leyden.training.prepare import check_device, tokens_of
+from leyden.training.devices import check_device
+from leyden.training.prepare import tokens_of
 from leyden.training.problems import make_problem, writes
 from leyden.training.progress import make_display
 from leyden.training.reading import make_limits, make_tokenizer

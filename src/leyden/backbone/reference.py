@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from leyden.backbone.scoring import base_model, target_logps
+from leyden.backbone.sharding import shard
 from leyden.data.batches import Batch
 
 
@@ -39,6 +41,11 @@ class Reference:
         if self.kind == "frozen copy" and not self._copy:
             frozen = copy.deepcopy(self._model) if start is None else start
             self._copy.append(frozen.eval().requires_grad_(False))
+
+    def share(self, mesh: DeviceMesh) -> None:
+        """Spread the frozen copy, if there is one, over the ranks of a mesh."""
+        for frozen in self._copy:
+            shard(frozen, mesh)
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each target under the starting point: [N], float32, nats; no token of it is hidden."""

@@ -119,7 +119,8 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> list[int]:
 def evaluation_batches(lengths: Sequence[int], batch_size: int, rank: Rank) -> list[list[int]]:
     """This rank's share of all samples, without copies, in batches of similar length, the longest first.
 
-    A rank without a share gets a ghost, `~i`, so that every rank evaluates and none waits for another for ever.
+    Every rank has equally many batches, if need be one more with a ghost, `~i`: ranks that share weights wait for each
+    other in every forward pass.
 
     Args:
         lengths: tokens of each sample.
@@ -127,8 +128,10 @@ def evaluation_batches(lengths: Sequence[int], batch_size: int, rank: Rank) -> l
         rank: this process.
     """
     order = sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample))
-    own = order[rank.index :: rank.world] or [~order[0]]
-    return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    own = order[rank.index :: rank.world]
+    batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+    most = ceil(len(order[:: rank.world]) / batch_size)
+    return batches + [[~order[-1]]] * (most - len(batches))
 
 
 def _share(step: list[int], rank: Rank) -> list[int]:

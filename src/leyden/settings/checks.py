@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
+from leyden.settings.checks_environment import environment, unused_strategies
 from leyden.settings.locations import TINY, WHEEL, checkpoint_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
@@ -28,7 +29,7 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
         explicit: keys that the user typed on the command line.
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
-        _names, _problem, tables, columns, chains, texts, labels, augmentation, _backbone, _generation, _training,
+        _names, _problem, tables, columns, chains, texts, labels, augmentation, _backbone, _generation, environment,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
     return faults + list(_without_effect(settings, explicit))
@@ -100,26 +101,6 @@ def _generation(settings: Settings) -> Iterator[str]:
         yield "generation.do_sample=true needs generation.temperature above 0. Set a temperature, or do_sample=false."
 
 
-def _training(settings: Settings) -> Iterator[str]:
-    trainer = settings.trainer
-    if trainer.accelerator == "cpu" and trainer.precision.startswith("16-"):
-        yield (
-            f"trainer.precision={show(trainer.precision)} needs a GPU. On a CPU use 32-true, or bf16-mixed where the "
-            "processor has bfloat16."
-        )
-    if isinstance(trainer.devices, list):
-        if not trainer.devices or len(set(trainer.devices)) < len(trainer.devices):
-            yield f"trainer.devices={trainer.devices} must name at least one device, each once."
-        elif trainer.accelerator == "cpu":
-            yield f"trainer.devices={trainer.devices} names GPUs. With trainer.accelerator=cpu give a count."
-    count = len(set(trainer.devices)) if isinstance(trainer.devices, list) else trainer.devices
-    if trainer.strategy == "auto" and (trainer.num_nodes > 1 or (isinstance(count, int) and count > 1)):
-        yield (
-            f"trainer.devices={trainer.devices} on trainer.num_nodes={trainer.num_nodes} are several processes, and "
-            "trainer.strategy=auto is for one. Set trainer.strategy=ddp."
-        )
-
-
 def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[str]:
     """Settings that the user typed and that the rest of the config switches off."""
     data, backbone = settings.dataset, settings.backbone
@@ -143,7 +124,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (not on_hub, "backbone.", "revision", "backbone.name is no hub id"),
         (policy != "each_evaluation_epoch", "checkpoint.", "max_gib", f"checkpoint={policy} keeps what it must"),
         (patience is None, "trainer.", "early_stopping_min_delta", "trainer.early_stopping_patience=null"),
-        (settings.trainer.strategy == "auto", "trainer.", "find_unused_parameters", "trainer.strategy=auto"),
+        *unused_strategies(settings.trainer),
     ]
     reasons: dict[str, str] = {}
     for when, group, names, why in off:

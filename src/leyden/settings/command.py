@@ -24,6 +24,7 @@ from leyden.settings.composition import compose_config, fault_of
 from leyden.settings.errors import ConfigError, LeydenError
 from leyden.settings.help import help_text
 from leyden.settings.overrides import as_list, misfits, read_overrides, typed_keys, variants
+from leyden.settings.torchrun import is_one_of_several
 from leyden.settings.wording import fields_of
 
 USER_FAULT = 2
@@ -129,6 +130,7 @@ def check_command(arguments: Namespace, entry: Entry) -> None:
         ConfigError: all faults, each once.
     """
     overrides, faults = read_overrides(arguments.overrides)
+    faults += _launch_faults(entry, multirun=arguments.multirun)
     if not arguments.multirun:
         sweeps = [override for override in overrides if override.is_sweep_override()]
         faults += [_sweep_fault(override) for override in sweeps]
@@ -137,6 +139,20 @@ def check_command(arguments: Namespace, entry: Entry) -> None:
         faults += [fault for fault in _faults(variant, entry, arguments) if fault not in faults]
     if faults:
         raise ConfigError(faults)
+
+
+def _launch_faults(entry: Entry, *, multirun: bool) -> list[str]:
+    """What torchrun cannot start: each process would do it all, and of a sweep each might draw other values."""
+    if not is_one_of_several():
+        return []
+    if entry.name != "train":
+        return [f"{entry.name}.py is one process. Start it with python, not with torchrun."]
+    if multirun:
+        return [
+            "-m (a sweep) does not go with torchrun: every process would sweep for itself. Run `python train.py -m "
+            "trainer=ddp trainer.devices=N ...`, which starts the processes of each job, or one torchrun for each job."
+        ]
+    return []
 
 
 def _faults(texts: list[str], entry: Entry, arguments: Namespace) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from leyden.settings.wording import fields_of
 
-_NUMBERS = (1, 0, 0.5)
+_NUMBERS = (1, 0, 0.5, 1_000_000)
 
 
 def repaired(tree: dict[str, Any], refused: Iterable[str], model: type[BaseModel]) -> dict[str, Any]:

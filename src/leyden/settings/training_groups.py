@@ -11,6 +11,7 @@ from leyden.settings.base import Group, OpenGroup, Text
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Elements = Annotated[int, Field(ge=1_000_000)]
 DeviceId = Annotated[int, Field(ge=0)]
 
 
@@ -32,6 +33,18 @@ class Schedule(Group):
     )
 
 
+class DeepSpeed(Group):
+    """The engine of the DeepSpeed strategies; sizes are in elements, not bytes."""
+
+    reduce_bucket_size: Elements = Field(description="Gradients that are reduced at once.")
+    allgather_bucket_size: Elements = Field(description="Stage 2: weights that are gathered at once.")
+    stage3_prefetch_bucket_size: Elements = Field(description="Stage 3: weights fetched before they are needed.")
+    stage3_param_persistence_threshold: Elements = Field(description="Stage 3: smaller weights are not shared out.")
+    stage3_max_live_parameters: Elements = Field(description="Stage 3: weights that one GPU holds whole at once.")
+    stage3_max_reuse_distance: Elements = Field(description="Stage 3: a weight needed again sooner than this stays.")
+    offload_optimizer: bool = Field(description="Keep the optimizer's states in the memory of the CPU.")
+
+
 class Trainer(Group):
     """How many rows, how often, on which devices."""
 
@@ -51,11 +64,14 @@ class Trainer(Group):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(description="Kind of device.")
     devices: Literal["auto"] | Count | list[DeviceId] = Field(description="A count, or 0-based ids.")
     num_nodes: Count = Field(description="Machines.")
-    strategy: Literal["auto", "ddp"] = Field(description="auto: one process; ddp: several, with a copy each.")
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3"] = Field(
+        description="auto: one process; ddp: several, with a copy each; fsdp and deepspeed: several, with shares."
+    )
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"] = Field(
         description="Lightning's word for the arithmetic."
     )
     find_unused_parameters: bool = Field(description="Let DDP look for weights without a gradient.")
+    deepspeed: DeepSpeed
     number_of_workers: Annotated[int, Field(ge=0)] = Field(description="Processes that build batches; 0: none.")
     progress: Literal["auto", "rich", "plain", "none"] = Field(description="auto: bars in a terminal, else lines.")
 

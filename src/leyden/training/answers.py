@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -40,6 +40,10 @@ class Answerer:
     batch_size: int
     seed: int
     advance: Callable[[int], None] = lambda rows: None
+
+    def of(self, backbone: nn.Module) -> Answerer:
+        """The same of another model."""
+        return replace(self, backbone=backbone)
 
     def generate(self, samples: Sequence[int]) -> dict[int, str]:
         """What the model answers, by sample."""

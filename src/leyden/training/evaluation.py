@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
@@ -47,6 +47,9 @@ class Evaluation:
 
 class Answers(Protocol):
     """Texts for metrics that read them."""
+
+    def of(self, backbone: nn.Module) -> Answers:
+        """The same of another model."""
 
     def generate(self, samples: Sequence[int]) -> dict[int, str]:
         """What the model answers, by sample."""

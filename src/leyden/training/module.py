@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from leyden.backbone.heads import head_outputs
 from leyden.backbone.noise import embedding_noise
 from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
+from leyden.backbone.sharding import Sharded, shard
 from leyden.data.batches import Batch
 from leyden.problem.base import Problem
 from leyden.problem.metrics import Metric
@@ -29,10 +31,12 @@ from leyden.training.update import (
     Window,
     drop_gradients,
     gradient_norm,
+    mean_of_step,
     samples_of_ranks,
     scale_gradients,
     sum_over_ranks,
     trained_weights,
+    update_values,
 )
 
 log = logging.getLogger(__name__)
@@ -81,6 +85,7 @@ class FineTuner(L.LightningModule):
         if problem.uses_reference:
             self.reference.prepare()
         self.validation_reference: dict[tuple[int, ...], Tensor] = {}
+        self.sharded: Sharded | None = None
         self.window = Window()
         self.record: UpdateRecord | None = None
         self.collected = Collected()
@@ -111,6 +116,22 @@ class FineTuner(L.LightningModule):
         trained = trained_weights(self)
         checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name in trained}
 
+    def configure_model(self) -> None:
+        """Share the weights among the ranks where the strategy says so; called again before each loop."""
+        strategy = self.trainer.strategy
+        if self.sharded is not None or not isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
+            return
+        self.sharded = Sharded(self.backbone)
+        if isinstance(strategy, ModelParallelStrategy):  # DeepSpeed's engine shares them itself, later
+            shard(self.backbone, strategy.device_mesh["data_parallel"])
+            self.reference.share(strategy.device_mesh["data_parallel"])
+
+    def gather(self) -> None:
+        """Have every weight on this rank again, for good; every rank has to ask, and the first one keeps them."""
+        if self.sharded is not None:
+            self.backbone = self.sharded.whole()
+            self.sharded = None
+
     def on_train_epoch_start(self) -> None:
         """Switch training mode on: neither the library nor Lightning does, and dropout would stay off."""
         self.train()
@@ -125,6 +146,8 @@ class FineTuner(L.LightningModule):
         """The summed loss of one batch; Lightning divides by the accumulation count, which is undone here."""
         outcome = self.problem.compute(self, batch)
         self.window.add(batch, outcome, self.problem.logged)
+        if self.trainer.strategy.handles_gradient_accumulation:
+            return outcome.loss.total * mean_of_step(self.window, self.device, self.trainer.world_size)
         return outcome.loss.total * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -134,6 +157,10 @@ class FineTuner(L.LightningModule):
         """
         window, self.window = self.window, Window()
         summed = sum_over_ranks(window, self.device)
+        if self.trainer.strategy.handles_gradient_accumulation:  # an engine steps after this; its norm is not known
+            values = update_values(summed, optimizer)
+            self.record = UpdateRecord(values, summed.samples, summed.tokens, applied=True)
+            return
         if summed.count:
             scale_gradients(self.backbone, self.trainer.world_size / summed.count)  # ranks average; this is their sum
         norm = float(gradient_norm(self.backbone))
@@ -143,12 +170,7 @@ class FineTuner(L.LightningModule):
             self._count_bad(window, *summed.fault(norm))
         else:
             self.bad_steps = 0
-        values = {
-            "train/loss": summed.total / summed.count if summed.count else math.nan,
-            "train/grad_norm": norm,
-            "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
-            **{f"train/{name}": value for name, value in summed.means.items()},
-        }
+        values = update_values(summed, optimizer, {"train/grad_norm": norm})
         self.record = UpdateRecord(values, summed.samples, summed.tokens, applied)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:  # noqa: ARG002
@@ -166,7 +188,10 @@ class FineTuner(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole part."""
-        self.evaluation = finish(self.collected, self.metrics, self.answers)
+        answers = self.answers
+        if answers is not None and self.sharded is not None:  # ranks that write answers of unequal length cannot share
+            answers = answers.of(self.sharded.whole())
+        self.evaluation = finish(self.collected, self.metrics, answers)
         # for Lightning's own callbacks; the loggers get the numbers from ours, with step and samples
         self.log_dict({name: float(value) for name, value in self.evaluation.metrics.items()}, logger=False)
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.checkpoint import Checkpoint, find_checkpoint
@@ -24,6 +23,7 @@ from leyden.problem.base import Problem
 from leyden.problem.metrics import Metric
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
+from leyden.training.devices import check_device
 from leyden.training.problems import check_knobs, dotted, make_metrics, make_problem
 from leyden.training.reading import make_limits, make_tokenizer
 
@@ -128,33 +128,6 @@ def tokens_of(
 ) -> tuple[Mapping[str, TokenColumn], bool]:
     """Token ids of a whole table by role, and whether they came from the cache."""
     return tokenize_columns(template.as_written(source.texts), tokenizer, cache=cache)
-
-
-def check_device(settings: Settings) -> None:
-    """Refuse a device or precision that this machine does not have.
-
-    Raises:
-        ConfigError: no GPU, too few of them, or half precision without one.
-    """
-    trainer, cuda = settings.trainer, torch.cuda.is_available()
-    faults = []
-    if trainer.accelerator == "gpu" and not cuda:
-        faults.append("trainer.accelerator='gpu': no GPU is visible here. Use trainer=cpu or trainer=auto.")
-    if trainer.precision.startswith("16-") and not cuda and trainer.accelerator != "cpu":
-        faults.append(f"trainer.precision={trainer.precision!r} needs a GPU, and none is visible. Use 32-true.")
-    if cuda and trainer.accelerator != "cpu":
-        count, there = trainer.devices, torch.cuda.device_count()
-        wanted = [count - 1] if isinstance(count, int) else count if isinstance(count, list) else []
-        if any(not 0 <= device < there for device in wanted):
-            faults.append(f"trainer.devices={trainer.devices}: this machine has {there} GPUs, numbered from 0.")
-        if trainer.devices == "auto" and there > 1 and trainer.strategy == "auto":
-            faults.append(f"trainer.devices='auto' means {there} GPUs here. Set trainer=ddp, or trainer.devices=1.")
-    elif isinstance(trainer.devices, list):
-        faults.append(
-            f"trainer.devices={trainer.devices} names GPUs, and none is used here. Give a count of processes."
-        )
-    if faults:
-        raise ConfigError(faults)
 
 
 def advice(settings: Settings, template: Template, problem: Problem, train: Part) -> list[str]:

@@ -31,6 +31,7 @@ from leyden.settings.training_groups import Trainer
 from leyden.training.assembly import load_backbone, make_answerer, make_collator, make_data, reads_texts
 from leyden.training.callbacks import History, Point, ProgressDisplay
 from leyden.training.checkpoints import Checkpoints, SavedState, load_trained
+from leyden.training.devices import world_size
 from leyden.training.evaluation import Evaluation, EvaluationSchedule, due_updates
 from leyden.training.module import FineTuner
 from leyden.training.optimizer import build_optimizer
@@ -168,14 +169,6 @@ def _assemble(
     return run, data
 
 
-def world_size(settings: Trainer) -> int:
-    """How many processes train together."""
-    devices = len(settings.devices) if isinstance(settings.devices, list) else settings.devices
-    if devices == "auto":
-        devices = torch.cuda.device_count() if settings.accelerator != "cpu" and torch.cuda.is_available() else 1
-    return devices * settings.num_nodes
-
-
 def quiet_libraries() -> None:
     """Keep the libraries' own lines to warnings, and their bars away: the display is ours."""
     transformers_logging.disable_progress_bar()
@@ -203,6 +196,7 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         why = why_stopped(callbacks, settings, run.trainer.global_step, run.updates)
         if why is not None:
             log.info("%s", why)
+    run.module.gather()
 
 
 def _keep(run: Run) -> None:
@@ -211,8 +205,9 @@ def _keep(run: Run) -> None:
     if run.checkpoints.settings.policy != "best" or best is None:
         return
     if best.point is not run.final:
-        load_trained(run.module, best.path)
         run.best = best
+        if not is_later_rank():  # the others have nothing left to do
+            load_trained(run.module, best.path)
     log.info("checkpoint=best keeps the weights after update %d.", best.point.step)
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from leyden.backbone.load import PURE_PRECISIONS
 from leyden.settings.errors import ConfigError
 from leyden.settings.training_groups import Trainer
+from leyden.training.strategies import make_precision, make_strategy
 
 
 def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequence[Logger], folder: Path) -> L.Trainer:
@@ -29,17 +27,13 @@ def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequen
     Raises:
         ConfigError: Lightning refuses the combination.
     """
-    strategy: str | Strategy = settings.strategy
-    if strategy == "ddp":
-        # Buffers are constants here, and broadcasting them would make ranks with unequal batches wait for each other.
-        strategy = DDPStrategy(find_unused_parameters=settings.find_unused_parameters, forward_sync_buffers=False)
-    plugin = _pure_precision(settings.precision) if settings.precision in PURE_PRECISIONS else None
+    plugin = make_precision(settings)
     try:
         return L.Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
-            strategy=strategy,
+            strategy=make_strategy(settings),
             precision=None if plugin else settings.precision,
             plugins=plugin,
             max_epochs=settings.epochs,
@@ -58,10 +52,3 @@ def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequen
     except (ValueError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"trainer: {first} Look at trainer.accelerator, devices, strategy and precision.") from error
-
-
-def _pure_precision(word: str) -> Precision:
-    """Lightning's plugin, told to leave batches alone: they hold integers, and it cannot rebuild a frozen dataclass."""
-    plugin = DoublePrecision() if word == "64-true" else HalfPrecision(word)  # type: ignore[arg-type]
-    plugin.convert_input = lambda data: data  # type: ignore[method-assign]
-    return plugin

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
+from leyden.settings.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,33 @@ def sum_over_ranks(window: Window, device: torch.device) -> WindowSum:
     return WindowSum(total, count, int(tokens), int(samples), int(scored), means)
 
 
+def update_values(summed: WindowSum, optimizer: Optimizer, norm: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What is logged of an update: the mean loss over all its targets, what is known of its gradient, rate, means."""
+    return {
+        "train/loss": summed.total / summed.count if summed.count else math.nan,
+        **(norm or {}),
+        "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
+        **{f"train/{name}": value for name, value in summed.means.items()},
+    }
+
+
+def mean_of_step(window: Window, device: torch.device, world: int) -> float:
+    """What one rank's summed loss is multiplied with, so that the average over ranks is the mean over all targets.
+
+    For an engine that steps by itself right after the backward pass: an update is one batch of each rank.
+
+    Raises:
+        TrainingError: the loss is not finite; the engine would put it into the weights.
+    """
+    summed = sum_over_ranks(window, device)
+    if not math.isfinite(summed.total):
+        raise TrainingError(
+            f"The loss of an update is {summed.total}, and DeepSpeed's engine cannot leave an update out. Lower "
+            "optimizer.learning_rate, set trainer.gradient_clip=1, or use trainer=fsdp, which leaves such updates out."
+        )
+    return world / max(summed.count, 1.0)
+
+
 def samples_of_ranks(window: Window) -> list[int]:
     """The samples of all ranks' windows, ascending; every rank has to ask."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -123,9 +154,10 @@ def scale_gradients(model: nn.Module, factor: float) -> None:
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """L2 norm of all gradients together, float32."""
+    """L2 norm of all gradients together, float32; of gradients that ranks share, every rank has to ask."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def drop_gradients(model: nn.Module) -> None:

@@ -1,0 +1,96 @@
+"""`train.py` under torchrun: rank 0 is the command that was typed, the other ranks train with the settings it sends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import yaml
+
+from leyden.settings.command import USER_FAULT, report
+from leyden.settings.errors import LeydenError, TrainingError
+from leyden.settings.torchrun import Launched, launched
+
+if TYPE_CHECKING:
+    from leyden.training.launch import Meeting
+
+
+def run_ranks(command: Callable[[], int]) -> int:
+    """Run the command on rank 0 and follow it on the others; return the exit code.
+
+    Faults of the command are printed by rank 0 alone, and end every rank with code 2.
+
+    Args:
+        command: checks the command line and trains; returns the exit code.
+    """
+    process = launched()
+    assert process is not None
+    if process.rank:
+        return follow(process)
+    code = 1
+    try:
+        code = command()
+    finally:
+        from leyden.training.launch import meeting  # late: a refused config is told before torch is loaded
+
+        if (others := meeting()) is not None:
+            _keep_code()
+            others.end(code)
+    return code
+
+
+def follow(process: Launched) -> int:
+    """Train as one of the later ranks: with rank 0's settings, writing nothing; return the exit code."""
+    from leyden.training.launch import Ended, meeting
+
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    others = meeting()
+    assert others is not None
+    try:
+        _train(others)
+    except Ended as end:
+        _keep_code()
+        if end.code is None and process.host and not process.local_rank:
+            report(TrainingError("This process ends because rank 0 has ended; its terminal says why."))
+        return USER_FAULT if end.code is None else end.code
+    except LeydenError as error:
+        _keep_code()
+        if not others.is_over():
+            report(type(error)(f"rank {process.rank}: {fault}" for fault in error.faults))
+        return USER_FAULT
+    finally:
+        others.leave()
+    return 0
+
+
+def _keep_code() -> None:
+    """This process is about to end: do not let the launcher, which has seen another one end, change its exit code."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _train(others: Meeting) -> None:
+    text, requested_seed = others.settings()
+    from omegaconf import DictConfig
+
+    from leyden.artifacts.folder import RunFolder, RunLog
+    from leyden.artifacts.job import finish_job, prepared
+    from leyden.settings.read import parse
+    from leyden.settings.schema import Settings
+
+    settings = parse(DictConfig(yaml.safe_load(text)), Settings)
+    # what later ranks may have to convert is needed while they train, and by nobody afterwards
+    with TemporaryDirectory(prefix="leyden-") as scratch, RunLog(quiet=True):
+        folder = RunFolder(Path(scratch))
+        with ExitStack() as stack:
+            try:
+                material = stack.enter_context(prepared(settings, folder))
+            except LeydenError as error:
+                others.ready(error)
+                raise
+            others.ready()
+            finish_job(settings, material, folder, requested_seed)

@@ -1,0 +1,48 @@
+"""Two CPU processes that share the weights (FSDP2) against one: the same weights and numbers, for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, train, write_rows
+
+RunCli = Callable[..., CompletedProcess[str]]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# Ranks get unequal numbers of validation rows, and of the last training rows.
+PAIRS = "dataset: {answer_column: output, rejected_answer_column: rejected, validation_size: 0.2}\n"
+SHORT = "generation: {max_length_inference: 3}\n"
+EXPERIMENTS = {
+    "tokens": "defaults: [override /metric: [perplexity, bleu]]\nlora: {dropout: 0}\n"
+    "dataset: {answer_column: output, validation_size: 0.2}\n" + SHORT,
+    "pairs": "defaults: [override /problem: dpo]\nlora: {dropout: 0}\n" + PAIRS + SHORT,
+    "classes": "defaults: [override /problem: classification]\nlora: {dropout: 0}\n"
+    "dataset: {answer_column: kind, validation_size: 0.3}\n",
+    "whole": "defaults: [override /problem: dpo, override /lora: none]\nbackbone: {gradient_checkpointing: true}\n"
+    + PAIRS + SHORT,
+}  # fmt: skip
+
+
+def test_b74_two_processes_with_shares_of_the_weights_equal_one(
+    run_here: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Effective batches of four: 4 x 1, and 2 processes x 1 row x 2 batches; adapters, a head, every weight."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    table, conf = write_rows(tmp_path / "rows.csv"), tmp_path / "conf"
+    (conf / "experiment").mkdir(parents=True)
+    for name, text in EXPERIMENTS.items():
+        (conf / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
+    common = ["optimizer.eps=0.01", "optimizer.learning_rate=0.05", "trainer.gradient_clip=0.5"]
+    cut = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.batch_size=1", "trainer.grad_accumulation=2"]
+    sweep = ["-m", "--config-dir", str(conf), f"experiment={','.join(EXPERIMENTS)}"]
+    done = run_here(["train.py", *sweep, *overrides_of(table, tmp_path / "two", *common), *cut])
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr + capfd.readouterr().err
+    for job, name in enumerate(EXPERIMENTS):
+        whole = ["trainer=cpu", "trainer.batch_size=4"]
+        one = train(table, tmp_path / name, f"experiment={name}", *common, *whole, extra=conf)
+        assert_same_run(one, tmp_path / "two" / str(job), tolerance=1e-5)

@@ -1,0 +1,68 @@
+"""`torchrun train.py`: two processes of one host equal one process, and a fault is told once and ends both."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, train, write_rows
+
+TEXTS = ["lora.dropout=0", "dataset.answer_column=output", "generation.max_length_inference=3", "optimizer.eps=0.01"]
+DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+PAIRS = ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.gradient_clip=0.5"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def torchrun(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "train.py")]
+    return subprocess.run(
+        [*command, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True,
+        text=True, timeout=400, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("problem", "cut"), [([], (1, 2)), (PAIRS, (2, 1))], ids=["causal_lm", "dpo"])
+def test_b74_two_processes_of_torchrun_equal_one(tmp_path: Path, problem: list[str], cut: tuple[int, int]) -> None:
+    table, rates = write_rows(tmp_path / "rows.csv"), ["optimizer.learning_rate=0.05", "dataset.validation_size=0.2"]
+    overrides = overrides_of(table, tmp_path / "two", *TEXTS, *rates, *problem)
+    rows, batches = cut
+    done = torchrun(tmp_path, *overrides, *DDP, f"trainer.batch_size={rows}", f"trainer.grad_accumulation={batches}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Everything is in") == 1
+    assert "Warning" not in done.stderr
+    whole = ["trainer=cpu", "trainer.batch_size=4"]
+    assert_same_run(train(table, tmp_path / "one", *TEXTS, *rates, *problem, *whole), tmp_path / "two")
+
+
+def test_e8_b7_a_drawn_seed_is_shared_saved_and_replayed(tmp_path: Path) -> None:
+    table = write_rows(tmp_path / "rows.csv")
+    own = [*overrides_of(table, tmp_path / "drawn", "seed=-1", *TEXTS, *DDP), "trainer.epochs=1"]
+    done = torchrun(tmp_path, *own)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "drawn" / "manifest.json").read_text())
+    saved = yaml.safe_load((tmp_path / "drawn" / "config.yaml").read_text())
+    assert manifest["seed"] == {"requested": -1, "effective": saved["seed"]}
+    assert 0 <= saved["seed"] < 1_000_000
+    saved_run = ["--config-dir", str(tmp_path / "drawn"), "--config-name", "config"]
+    again = torchrun(tmp_path, *saved_run, "experiment_name=again")
+    assert again.returncode == 0, again.stderr
+    assert_same_run(tmp_path / "drawn", tmp_path / "again", tolerance=0)
+
+
+def test_a_fault_is_told_once_and_ends_both_with_code_2(tmp_path: Path) -> None:
+    """An existing folder: only rank 0 can see it, after the settings were checked."""
+    table = write_rows(tmp_path / "rows.csv")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("mine")
+    done = torchrun(tmp_path, *overrides_of(table, tmp_path / "there", *TEXTS, *DDP))
+    assert done.stderr.count("config error:") == 1
+    assert done.stderr.count("is there already") == 1
+    assert re.findall(r"exitcode\s*: (-?\d+)", done.stderr) == ["2", "2"]
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["file"]
