@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
+from leyden.settings.checks_training import optimization
 from leyden.settings.locations import TINY, WHEEL, checkpoint_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
@@ -29,6 +30,7 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
         _names, _problem, tables, columns, chains, texts, labels, augmentation, _backbone, _generation, _training,
+        optimization,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
     return faults + list(_without_effect(settings, explicit))
@@ -122,7 +124,7 @@ def _training(settings: Settings) -> Iterator[str]:
 
 def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[str]:
     """Settings that the user typed and that the rest of the config switches off."""
-    data, backbone = settings.dataset, settings.backbone
+    data, backbone, optimizer = settings.dataset, settings.backbone, settings.optimizer
     pairs, heads = settings.problem.scores == "pair", settings.problem.scores in HEADS
     on_hub = not backbone.name.startswith((WHEEL, TINY)) and not Path(backbone.name).expanduser().exists()
     off: list[tuple[bool, str, str, str]] = [
@@ -140,6 +142,12 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (heads, "generation.", WRITING, "a head writes no text"),
         (not settings.generation.do_sample, "generation.", "temperature top_k top_p", "generation.do_sample=false"),
         (not on_hub, "backbone.", "revision", "backbone.name is no hub id"),
+        (
+            not optimizer.differential_learning_rate_layers,
+            "optimizer.",
+            "differential_learning_rate",
+            "optimizer.differential_learning_rate_layers=[]",
+        ),
         (settings.trainer.strategy == "auto", "trainer.", "find_unused_parameters", "trainer.strategy=auto"),
     ]
     reasons: dict[str, str] = {}

@@ -24,17 +24,16 @@ from leyden.backbone.attention import AttentionChoice
 from leyden.backbone.load import Chosen
 from leyden.data.datamodule import TreeDataModule
 from leyden.data.rows import Part
-from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
 from leyden.training.assembly import load_backbone, make_answerer, make_collator, make_data, reads_texts
 from leyden.training.callbacks import History, Point, ProgressDisplay
 from leyden.training.evaluation import EvaluationSchedule, due_updates
 from leyden.training.module import FineTuner
-from leyden.training.optimizer import build_optimizer
+from leyden.training.optimizer import build_optimizer, optimizer_factory
 from leyden.training.prepare import Material
-from leyden.training.problems import dotted
 from leyden.training.progress import Display, make_display
+from leyden.training.scheduling import Plan
 from leyden.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ def _assemble(
         backbone,
         material.problem,
         make_optimizer=_optimizer(settings),
-        curve=_curve(settings, updates, per_epoch),
+        make_schedule=Plan(settings.schedule, material.metrics[0].direction, updates, per_epoch),
         metrics=material.metrics,
         seed=settings.seed,
         max_bad_steps=settings.trainer.max_bad_steps,
@@ -172,21 +171,13 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
 
 def _optimizer(settings: Settings) -> Callable[[nn.Module], Optimizer]:
     optimizer = settings.optimizer
-    make = dotted(optimizer.target, "optimizer._target_")
-    factory = partial(make, lr=optimizer.learning_rate, **optimizer.knobs)
-    try:
-        factory([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer: {error}. Its keys must be arguments of {optimizer.target}.") from error
-    return partial(build_optimizer, factory=factory, weight_decay=optimizer.weight_decay)
-
-
-def _curve(settings: Settings, updates: int, per_epoch: int) -> Callable[[int], float]:
-    schedule = settings.schedule
-    options: dict[str, float] = {"total": updates, "warmup": schedule.warmup_epochs * per_epoch}
-    if schedule.min_learning_rate_ratio is not None:
-        options["floor"] = schedule.min_learning_rate_ratio
-    return partial(dotted(schedule.target, "schedule._target_"), **options)
+    return partial(
+        build_optimizer,
+        factory=optimizer_factory(optimizer),
+        weight_decay=optimizer.weight_decay,
+        layers=optimizer.differential_learning_rate_layers,
+        rate=optimizer.differential_learning_rate,
+    )
 
 
 def _places(part: Part, samples: Sequence[int]) -> str:
