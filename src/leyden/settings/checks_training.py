@@ -66,7 +66,7 @@ def missing_package(target: str, setting: str) -> Iterator[str]:
 
 def _schedule(schedule: Schedule) -> Iterator[str]:
     curve = definition(schedule.target)
-    if schedule.min_learning_rate_ratio is None or not isinstance(curve, ast.FunctionDef):
+    if not schedule.min_learning_rate_ratio or not isinstance(curve, ast.FunctionDef):
         return
     if all(argument.arg != "floor" for argument in curve.args.kwonlyargs):
         yield (

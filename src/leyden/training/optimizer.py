@@ -32,15 +32,14 @@ def optimizer_factory(settings: OptimizerSettings) -> Callable[..., Optimizer]:
         ConfigError: the path leads nowhere, or the class refuses a setting or our groups.
     """
     make = dotted(settings.target, "optimizer._target_")
+    if not (isinstance(make, type) and issubclass(make, Optimizer)):
+        raise ConfigError(f"optimizer._target_={settings.target!r} is no optimizer of torch. Name such a class.")
     check_knobs(make, settings.knobs, "optimizer")
     factory = partial(make, lr=settings.learning_rate, **settings.knobs)
-    groups = [{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": 0.0} for _ in range(2)]
     try:
-        built = factory(groups)
+        factory([{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": 0.0} for _ in range(2)])
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer: {error}. Its keys must be arguments of {settings.target}.") from error
-    if not isinstance(built, Optimizer):
-        raise ConfigError(f"optimizer._target_={settings.target!r} is no optimizer of torch. Name such a class.")
     return factory
 
 

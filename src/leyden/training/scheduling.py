@@ -134,7 +134,9 @@ class Plan:
         target = dotted(self.schedule.target, "schedule._target_")
         warmup = self.schedule.warmup_epochs * self.per_epoch
         if not _is_class(target):
-            return LambdaLR(optimizer, partial(target, total=self.updates, warmup=warmup, **_knobs(self.schedule)))
+            return LambdaLR(
+                optimizer, partial(target, total=self.updates, warmup=warmup, **_knobs(self.schedule, target))
+            )
         known = {"updates": max(1, self.updates - math.ceil(warmup)), "updates_per_epoch": self.per_epoch}
         knobs = {name: _number(value, known) for name, value in self.schedule.knobs.items()}
         if issubclass(target, ReduceLROnPlateau):
@@ -163,7 +165,7 @@ def check_schedule(schedule: Schedule, factory: Callable[..., Optimizer], direct
     if not callable(target):
         raise ConfigError(f"schedule._target_={schedule.target!r} is no curve and no scheduler. Give module.function.")
     if _is_class(target):
-        if schedule.min_learning_rate_ratio is not None:
+        if schedule.min_learning_rate_ratio:
             raise ConfigError(
                 f"schedule.min_learning_rate_ratio has no effect with {schedule.target}. Leave it out, and set the "
                 "scheduler's own lowest rate, if it has one, such as eta_min or min_lr."
@@ -172,7 +174,7 @@ def check_schedule(schedule: Schedule, factory: Callable[..., Optimizer], direct
             raise ConfigError("schedule.mode has no effect: the first metric says which way is better. Leave it out.")
         check_knobs(target, schedule.knobs, "schedule")
     else:
-        check_knobs(target, {"total": 0, "warmup": 0.0, **_knobs(schedule)}, "schedule")
+        check_knobs(target, {"total": 0, "warmup": 0.0, **_knobs(schedule, target)}, "schedule")
     tried = Plan(schedule, direction, PROBE, PROBE)(factory([nn.Parameter(torch.zeros(1))]))
     if isinstance(tried, Driven):
         tried.step()
@@ -182,10 +184,11 @@ def _is_class(target: Any) -> bool:
     return inspect.isclass(target) and issubclass(target, LRScheduler)
 
 
-def _knobs(schedule: Schedule) -> dict[str, Any]:
-    """The keyword arguments of a curve besides those that the run knows."""
+def _knobs(schedule: Schedule, curve: Callable[..., float]) -> dict[str, Any]:
+    """The keyword arguments of a curve besides those that the run knows; a floor of 0 only where there is one."""
     floor = schedule.min_learning_rate_ratio
-    return ({} if floor is None else {"floor": floor}) | schedule.knobs
+    said = floor is not None and (floor > 0 or "floor" in inspect.signature(curve).parameters)
+    return ({"floor": floor} if said else {}) | schedule.knobs
 
 
 def _number(value: Any, known: Mapping[str, int]) -> Any:
