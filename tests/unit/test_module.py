@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from leyden.backbone.tiny import tiny_model
 from leyden.problem.causal_lm import CausalLM
@@ -25,7 +26,7 @@ def module_of(problem: Any, seed: int = 42, max_bad_steps: int = 2) -> FineTuner
         tiny_model("llama"),
         problem,
         make_optimizer=partial(build_optimizer, factory=partial(torch.optim.SGD, lr=0.5), weight_decay=0.0),
-        curve=lambda step: 1.0,
+        make_schedule=lambda optimizer: LambdaLR(optimizer, lambda step: 1.0),
         metrics=(),
         seed=seed,
         max_bad_steps=max_bad_steps,
@@ -43,7 +44,7 @@ def test_each_step_of_each_rank_and_seed_draws_its_own_numbers(monkeypatch: pyte
         for step in (0, 1, 991, 2_000):
             for rank in (0, 1, 84):
                 loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=step))
-                module._trainer = SimpleNamespace(fit_loop=loop, global_rank=rank)  # type: ignore[assignment]
+                module._trainer = SimpleNamespace(fit_loop=loop, global_rank=rank, optimizers=[])  # type: ignore[assignment]
                 monkeypatch.setattr(FineTuner, "global_rank", rank)
                 first, again = [], []
                 for found in (first, again):

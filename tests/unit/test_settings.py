@@ -164,10 +164,13 @@ def test_each_fault_of_a_command_line_is_told_once_with_what_to_do(cases: list[C
         (["~optimizer.momentum"], ["'optimizer.momentum' does not exist"]),
         (["problem=dpo", "problem/loss=hinje"], ["problem/loss=hinje does not exist", "Did you mean hinge?", "simpo"]),
         (["problem=dpo", "problem.loss.gamma=1"], ["problem.loss.gamma", "belongs to problem/loss=simpo"]),
-        (["lora=none", "lora.r=8"], ["lora.r has no effect with lora=none", "lora=dora, lora=lora, lora=rslora"]),
+        (
+            ["lora=none", "lora.r=8"],
+            ["lora.r has no effect with lora=none", "lora=dora, lora=loha, lora=lokr, lora=lora"],
+        ),
         (
             ["schedule=constant", "schedule.min_learning_rate_ratio=0.1"],
-            ["has no effect with schedule=constant", "schedule=cosine, schedule=linear"],
+            ["has no effect with schedule=constant", "schedule=cosine, schedule=inverse_sqrt"],
         ),
         (["problem/loss=dpo"], ["problem/loss=dpo reads scores of pair", "CausalLM", "scores: tokens"]),
         (["lora.r=${nix}"], ["lora.r", "'nix' not found"]),

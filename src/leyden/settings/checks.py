@@ -10,6 +10,7 @@ from pathlib import Path
 
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
 from leyden.settings.checks_environment import environment, unused_strategies
+from leyden.settings.checks_training import optimization
 from leyden.settings.locations import TINY, WHEEL, checkpoint_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
@@ -30,6 +31,7 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
         _names, _problem, tables, columns, chains, texts, labels, augmentation, _backbone, _generation, environment,
+        optimization,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
     return faults + list(_without_effect(settings, explicit))
@@ -103,7 +105,7 @@ def _generation(settings: Settings) -> Iterator[str]:
 
 def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[str]:
     """Settings that the user typed and that the rest of the config switches off."""
-    data, backbone = settings.dataset, settings.backbone
+    data, backbone, optimizer = settings.dataset, settings.backbone, settings.optimizer
     pairs, heads = settings.problem.scores == "pair", settings.problem.scores in HEADS
     policy, patience = settings.checkpoint.policy, settings.trainer.early_stopping_patience
     on_hub = not backbone.name.startswith((WHEEL, TINY)) and not Path(backbone.name).expanduser().exists()
@@ -125,6 +127,12 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (policy != "each_evaluation_epoch", "checkpoint.", "max_gib", f"checkpoint={policy} keeps what it must"),
         (patience is None, "trainer.", "early_stopping_min_delta", "trainer.early_stopping_patience=null"),
         *unused_strategies(settings.trainer),
+        (
+            not optimizer.differential_learning_rate_layers,
+            "optimizer.",
+            "differential_learning_rate",
+            "optimizer.differential_learning_rate_layers=[]",
+        ),
     ]
     reasons: dict[str, str] = {}
     for when, group, names, why in off:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from leyden.settings.overrides import choices_of, is_group
+from leyden.settings.overrides import choices_of, is_group, keys_of_choices
 from leyden.settings.wording import nearest
 
 OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v is not None), None), replace=True)
@@ -82,12 +82,7 @@ def _homeless(key: str, folders: Sequence[Path], overrides: Sequence[str]) -> st
     path = group.replace(".", "/")
     if is_group(folders, key):
         return f"{key}: this cannot be set as a whole here. Set its keys one by one: {key}.KEY=VALUE."
-    keys = {
-        choice: re.findall(r"^(\w+):", (place / path / f"{choice}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
-        for place in folders
-        for choice in choices_of([place], path)
-        if group
-    }
+    keys = keys_of_choices(folders, path) if group else {}
     typed = next((text for text in overrides if text.startswith(f"{key}=")), f"{key}=…")
     if typed.startswith(f"{key}={{"):
         return f"{typed}: write its keys one by one, each with a plus sign if it is new: +{key}.KEY=VALUE."

@@ -75,7 +75,7 @@ def at(tree: Mapping[str, Any], key: str) -> Any:
 
 def is_setting(key: str, tree: Mapping[str, Any]) -> bool:
     """Whether a key is in the config groups and the schema knows it."""
-    return at(tree, key) is not NOT_THERE and (key in FIELDS or is_open(key, FIELDS))
+    return at(tree, key) is not NOT_THERE and (key in FIELDS or is_open(key, FIELDS, always=False))
 
 
 def same(one: Any, other: Any) -> bool:

@@ -35,6 +35,16 @@ class Lora(Group):
     unfreeze_layers: list[str] = Field(description="Substrings of backbone weights that are trained in full beside it.")
 
 
+class Adapter(OpenGroup):
+    """Another adapter of `peft`, by the dotted path of its config class; keys beyond these are handed to it."""
+
+    target: Text = Field(
+        alias="_target_", description="Dotted path of the config class; lora, dora and rslora have none."
+    )
+    target_modules: list[str] | None = Field(description="Suffixes of module names; null: every linear but the head.")
+    unfreeze_layers: list[str] = Field(description="Substrings of backbone weights that are trained in full beside it.")
+
+
 class Loss(OpenGroup):
     """A loss function by its dotted path, with its knobs."""
 
@@ -55,6 +65,7 @@ class Recommended(Group):
     """What a problem asks of other groups unless the user says otherwise."""
 
     learning_rate: Annotated[float, Field(gt=0)]
+    differential_learning_rate_layers: list[str]
     gradient_clip: Annotated[float, Field(ge=0)]
     text_system_start: str
     text_prompt_start: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def choices_of(folders: Iterable[Path], group: str) -> list[str]:
     return sorted({file.stem for file in files if not file.stem.startswith("_")})
 
 
+def keys_of_choices(folders: Iterable[Path], group: str) -> dict[str, list[str]]:
+    """The keys at the top of each file of a config group."""
+    return {
+        choice: re.findall(r"^(\w+):", (folder / group / f"{choice}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+        for folder in folders
+        for choice in choices_of([folder], group)
+    }
+
+
 def is_group(folders: Iterable[Path], key: str) -> bool:
     """Whether a key names a folder of config files."""
     return any((folder / key).is_dir() for folder in folders)
@@ -93,11 +103,19 @@ def _misfit(override: Override, folders: Sequence[Path], fields: Mapping[str, Fi
     elif override.is_delete():
         if not _is_removable(key, fields):
             fault = f"{text}: this setting cannot be taken away. Leave it at its default, or give it a value."
-    elif key not in fields and not is_open(key, fields):
+    elif key not in fields and not is_open(key, fields) and not _fits_a_choice(override, folders, fields):
         fault = f"{key} is not a setting.{nearest(key, fields) or siblings(key, fields)}"
-    elif (override.is_add() or override.is_force_add()) and not is_open(key, fields):
+    elif key in fields and (override.is_add() or override.is_force_add()) and not is_open(key, fields):
         fault = f"{text}: {key} is there already. Leave out the plus sign."
     return fault
+
+
+def _fits_a_choice(override: Override, folders: Sequence[Path], fields: Mapping[str, FieldInfo]) -> bool:
+    """Whether a key may be handed on, in a group whose files do so or not: it is added, or stands in one of them."""
+    key = override.key_or_group
+    group, _, name = key.rpartition(".")
+    there = keys_of_choices(folders, group.replace(".", "/")).values()
+    return is_open(key, fields, always=False) and (override.is_add() or any(name in names for names in there))
 
 
 def _is_removable(key: str, fields: Mapping[str, FieldInfo]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -15,7 +15,7 @@ from leyden.settings.config_files import ConfigFile, read_config_file, read_grou
 from leyden.settings.h2o_rules import LOSSES, METRICS, OPTIMIZERS, PROBLEMS
 from leyden.settings.reference_facts import MOST_VALUES, NONE, Facts, choices, foreign, gather, plain, type_of, written
 from leyden.settings.schema import PredictSettings
-from leyden.settings.wording import fields_of
+from leyden.settings.wording import fields_of, groups_in
 
 KEYS = ("key", "type and range", "default", "meaning", "in H2O LLM Studio")
 WORDS: dict[str, Sequence[Mapping[str, str]]] = {
@@ -84,7 +84,7 @@ def _group(facts: Facts, group: str) -> Iterator[str]:
         yield _choices(facts, group)
     if repeated:
         yield f"Several at once are a list, `{group}=[A,B]`. NAME below is that of any of them."
-    if issubclass(model, OpenGroup):
+    if any(issubclass(kind, OpenGroup) for kind in groups_in(facts.fields[path].annotation)):
         inner = f"{path}.NAME" if repeated else path
         yield f"What `_target_` names may have further keys: `+{inner}.KEY=VALUE` hands one on as it is."
     yield _keys(facts, group, f"{path}.NAME." if repeated else "")
@@ -163,9 +163,7 @@ def _prediction(facts: Facts, file: ConfigFile) -> Iterator[Sequence[str]]:
 
 def _model(field: FieldInfo) -> tuple[type[BaseModel], bool]:
     """The schema of a group, and whether the group may have it several times, by name."""
-    arms = [field.annotation, *get_args(field.annotation)]
-    model = next(arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel))
-    return model, get_origin(field.annotation) is dict
+    return next(groups_in(field.annotation)), get_origin(field.annotation) is dict
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

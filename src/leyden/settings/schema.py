@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from leyden.settings.augmentation_groups import Augmentation
 from leyden.settings.base import Group, Text
 from leyden.settings.data_groups import Dataset, Tokenizer
-from leyden.settings.model_groups import Backbone, Generation, Lora, Metric, Problem
+from leyden.settings.model_groups import Adapter, Backbone, Generation, Lora, Metric, Problem
 from leyden.settings.training_groups import Checkpoint, Optimizer, Schedule, Trainer
+
+
+def _kind_of_adapter(value: Any) -> str:
+    """Which of the two groups a tree is: one with a `_target_` is for `peft` to read."""
+    named = value.get("_target_") is not None if isinstance(value, dict) else isinstance(value, Adapter)
+    return "<named>" if named else "<low-rank>"
+
+
+AnyAdapter = Annotated[
+    Annotated[Lora, Tag("<low-rank>")] | Annotated[Adapter, Tag("<named>")], Discriminator(_kind_of_adapter)
+]
 
 
 class Settings(Group):
@@ -29,7 +40,7 @@ class Settings(Group):
     dataset: Dataset
     tokenizer: Tokenizer
     augmentation: Augmentation
-    lora: Lora | None
+    lora: AnyAdapter | None
     optimizer: Optimizer
     schedule: Schedule
     trainer: Trainer

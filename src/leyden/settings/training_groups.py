@@ -21,12 +21,21 @@ class Optimizer(OpenGroup):
     target: Text = Field(alias="_target_", description="Dotted path of the class.")
     learning_rate: Annotated[float, Field(gt=0, le=1e30)] = Field(description="Peak learning rate.")
     weight_decay: NotNegative = Field(description="Decay of matrices; biases and norms are exempt.")
+    differential_learning_rate_layers: list[Text] = Field(
+        description="Substrings of the names of weights that learn at differential_learning_rate."
+    )
+    differential_learning_rate: Annotated[float, Field(gt=0, le=1e30)] = Field(
+        description="Peak learning rate of those weights; the schedule has the same shape for them."
+    )
 
 
-class Schedule(Group):
-    """The learning rate over the updates: a warmup from zero, then a curve."""
+class Schedule(OpenGroup):
+    """The learning rate over the updates: a warmup from zero, then a curve, or any scheduler of torch.
 
-    target: Text = Field(alias="_target_", description="Dotted path of the curve.")
+    Further keys are handed to it; `updates` and `updates_per_epoch` as their values become numbers.
+    """
+
+    target: Text = Field(alias="_target_", description="Dotted path of the curve, or of a scheduler class.")
     warmup_epochs: NotNegative = Field(description="Length of the linear warmup, in epochs; fractions allowed.")
     min_learning_rate_ratio: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="Floor after the warmup, as a share of the peak."

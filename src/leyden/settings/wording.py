@@ -44,14 +44,20 @@ def siblings(key: str, fields: Mapping[str, FieldInfo]) -> str:
     return f" {group or 'The root'} has: {', '.join(names)}."
 
 
-def is_open(key: str, fields: Mapping[str, FieldInfo]) -> bool:
-    """Whether a key stands in a group that hands further keys on, such as `optimizer`."""
+def is_open(key: str, fields: Mapping[str, FieldInfo], *, always: bool = True) -> bool:
+    """Whether a key stands in a group that hands further keys on, such as `optimizer`.
+
+    Args:
+        key: dotted.
+        fields: of the schema.
+        always: whichever file of the group is chosen; false: with one of them, as in `lora`.
+    """
     group = key.rpartition(".")[0]
     while group:
         if group in fields:
             annotation = fields[group].annotation
-            kind = annotation
-            return get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, OpenGroup))
+            kinds = [issubclass(kind, OpenGroup) for kind in groups_in(annotation)]
+            return get_origin(annotation) is dict or (bool(kinds) and (all(kinds) if always else any(kinds)))
         group = group.rpartition(".")[0]
     return False
 
@@ -64,7 +70,7 @@ def allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         extra = [part for bound in bounds for part in getattr(bound, "metadata", [bound])]
         return allowed(inner, [*extra, *metadata])
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if arm is type(None) else allowed(arm) for arm in get_args(annotation))
+        return " or ".join(dict.fromkeys("null" if arm is type(None) else allowed(arm) for arm in get_args(annotation)))
     if origin is Literal:
         words = [str(value) for value in get_args(annotation)]
         return words[0] if len(words) == 1 else "one of " + ", ".join(words)
@@ -85,9 +91,16 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         yield key, field
-        for arm in (field.annotation, *get_args(field.annotation)):
-            if isinstance(arm, type) and issubclass(arm, BaseModel):
-                yield from fields_of(arm, f"{key}.")
+        for group in groups_in(field.annotation):
+            yield from fields_of(group, f"{key}.")
+
+
+def groups_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The groups of keys that an annotation admits, itself or as one of several kinds of value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for arm in get_args(annotation):
+        yield from groups_in(arm)
 
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
@@ -95,7 +108,7 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
     fields = dict(fields_of(model))
     sentences: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        location = [str(part) for part in item["loc"]]
+        location = [str(part) for part in item["loc"] if not str(part).startswith("<")]  # which kind of a group
         key = ".".join(location)
         while key and key not in fields and item["type"] != "extra_forbidden":
             key = key.rpartition(".")[0]

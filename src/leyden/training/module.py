@@ -14,7 +14,6 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrateg
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from leyden.backbone.heads import head_outputs
 from leyden.backbone.noise import embedding_noise
@@ -26,6 +25,8 @@ from leyden.problem.base import Problem
 from leyden.problem.metrics import Metric
 from leyden.settings.errors import TrainingError
 from leyden.training.evaluation import Answers, Collected, Evaluation, finish
+from leyden.training.optimizer import set_mode
+from leyden.training.scheduling import Driven, Scheduler
 from leyden.training.update import (
     UpdateRecord,
     Window,
@@ -53,7 +54,7 @@ class FineTuner(L.LightningModule):
         backbone: a causal language model, adapter or not.
         problem: says what a batch is worth.
         make_optimizer: from the backbone.
-        curve: updates done to the factor on the learning rate.
+        make_schedule: from the optimizer.
         metrics: computed in every evaluation.
         seed: of dropout and the like; each step of each rank draws from (seed, step, rank).
         max_bad_steps: end the run after so many updates in a row that could not be applied.
@@ -68,7 +69,7 @@ class FineTuner(L.LightningModule):
         problem: Problem,
         *,
         make_optimizer: Callable[[nn.Module], Optimizer],
-        curve: Callable[[int], float],
+        make_schedule: Callable[[Optimizer], Scheduler],
         metrics: tuple[Metric, ...],
         seed: int,
         max_bad_steps: int,
@@ -78,7 +79,7 @@ class FineTuner(L.LightningModule):
     ) -> None:
         super().__init__()
         self.backbone, self.problem = backbone, problem
-        self.make_optimizer, self.curve = make_optimizer, curve
+        self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
         self.metrics, self.seed, self.max_bad_steps, self.places = metrics, seed, max_bad_steps, places
         self.answers, self.noise_alpha = answers, noise_alpha
         self.reference = Reference(backbone)
@@ -138,6 +139,7 @@ class FineTuner(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Draw this step's randomness from seed, step and rank, so that none of it needs saving."""
+        set_mode(self.trainer.optimizers, training=True)
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         mixed = np.random.SeedSequence((self.seed, step, self.global_rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(mixed[0] >> 1))  # 63 bits: what every device takes
@@ -179,7 +181,8 @@ class FineTuner(L.LightningModule):
             scheduler.step()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin a new evaluation."""
+        """Begin a new evaluation, of the weights that would be saved."""
+        set_mode(self.trainer.optimizers, training=False)
         self.collected = Collected()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
@@ -194,14 +197,20 @@ class FineTuner(L.LightningModule):
         self.evaluation = finish(self.collected, self.metrics, answers)
         # for Lightning's own callbacks; the loggers get the numbers from ours, with step and samples
         self.log_dict({name: float(value) for name, value in self.evaluation.metrics.items()}, logger=False)
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            if isinstance(scheduler, Driven):
+                scheduler.evaluated(self.evaluation.metrics.get(f"validation/{self.metrics[0].name}", math.nan))
+
+    def on_train_end(self) -> None:
+        """Leave the weights that are to be saved and used."""
+        set_mode(self.trainer.optimizers, training=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer and its schedule, stepped once per update."""
         optimizer = self.make_optimizer(self.backbone)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.curve), "interval": "step"},
-        }
+        schedule: Any = self.make_schedule(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _count_bad(self, window: Window, what: str, cure: str) -> None:
         self.bad_steps += 1

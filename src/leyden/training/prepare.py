@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from leyden.backbone.adapters import check_adapter
 from leyden.backbone.checkpoint import Checkpoint, find_checkpoint
 from leyden.backbone.load import check_architecture
 from leyden.data.datamodule import Prepared
@@ -21,11 +22,14 @@ from leyden.data.templates import Template, make_template
 from leyden.data.tokenization import TokenColumn, tokenize_columns
 from leyden.problem.base import Problem
 from leyden.problem.metrics import Metric
+from leyden.settings.checks_training import training_advice
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.training.devices import check_device
-from leyden.training.problems import check_knobs, dotted, make_metrics, make_problem
+from leyden.training.optimizer import optimizer_factory
+from leyden.training.problems import make_metrics, make_problem
 from leyden.training.reading import make_limits, make_tokenizer
+from leyden.training.scheduling import check_schedule
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +78,8 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     check_device(settings)
     problem = make_problem(settings)
     metrics = make_metrics(settings, problem)
-    check_knobs(dotted(settings.optimizer.target, "optimizer._target_"), settings.optimizer.knobs, "optimizer")
+    check_schedule(settings.schedule, optimizer_factory(settings.optimizer), metrics[0].direction)
+    check_adapter(settings.lora)
     clock = time.perf_counter()
     train, validation = read_parts(settings.dataset, targets=problem.targets, num_classes=settings.problem.num_classes)
     shared = overlap(train, validation).warnings
@@ -132,13 +137,7 @@ def tokens_of(
 
 def advice(settings: Settings, template: Template, problem: Problem, train: Part) -> list[str]:
     """What is legal but likely not meant."""
-    trainer, schedule = settings.trainer, settings.schedule
-    lines = []
-    if schedule.warmup_epochs and schedule.warmup_epochs >= trainer.epochs > 0:
-        lines.append(
-            f"schedule.warmup_epochs={schedule.warmup_epochs} is as long as the training (trainer.epochs="
-            f"{trainer.epochs}); the peak learning rate is never reached."
-        )
+    lines = list(training_advice(settings))
     if problem.targets == "text" and not template.layout(1, system=False).answers[0].after:
         key = (
             "dataset.chat_template=true" if settings.dataset.chat_template else "dataset.add_eos_token_to_answer=false"

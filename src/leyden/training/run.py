@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -25,7 +24,6 @@ from leyden.backbone.attention import AttentionChoice
 from leyden.backbone.load import Chosen
 from leyden.data.datamodule import TreeDataModule
 from leyden.data.rows import Part
-from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
 from leyden.training.assembly import load_backbone, make_answerer, make_collator, make_data, reads_texts
@@ -34,10 +32,10 @@ from leyden.training.checkpoints import Checkpoints, SavedState, load_trained
 from leyden.training.devices import world_size
 from leyden.training.evaluation import Evaluation, EvaluationSchedule, due_updates
 from leyden.training.module import FineTuner
-from leyden.training.optimizer import build_optimizer
+from leyden.training.optimizer import build_optimizer, optimizer_factory
 from leyden.training.prepare import Material
-from leyden.training.problems import dotted
 from leyden.training.progress import Display, make_display
+from leyden.training.scheduling import Plan
 from leyden.training.stopping import make_stops, why_stopped
 from leyden.training.trainer import make_trainer
 
@@ -145,7 +143,7 @@ def _assemble(
         backbone,
         material.problem,
         make_optimizer=_optimizer(settings),
-        curve=_curve(settings, updates, per_epoch),
+        make_schedule=Plan(settings.schedule, material.metrics[0].direction, updates, per_epoch),
         metrics=material.metrics,
         seed=settings.seed,
         max_bad_steps=settings.trainer.max_bad_steps,
@@ -213,21 +211,13 @@ def _keep(run: Run) -> None:
 
 def _optimizer(settings: Settings) -> Callable[[nn.Module], Optimizer]:
     optimizer = settings.optimizer
-    make = dotted(optimizer.target, "optimizer._target_")
-    factory = partial(make, lr=optimizer.learning_rate, **optimizer.knobs)
-    try:
-        factory([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer: {error}. Its keys must be arguments of {optimizer.target}.") from error
-    return partial(build_optimizer, factory=factory, weight_decay=optimizer.weight_decay)
-
-
-def _curve(settings: Settings, updates: int, per_epoch: int) -> Callable[[int], float]:
-    schedule = settings.schedule
-    options: dict[str, float] = {"total": updates, "warmup": schedule.warmup_epochs * per_epoch}
-    if schedule.min_learning_rate_ratio is not None:
-        options["floor"] = schedule.min_learning_rate_ratio
-    return partial(dotted(schedule.target, "schedule._target_"), **options)
+    return partial(
+        build_optimizer,
+        factory=optimizer_factory(optimizer),
+        weight_decay=optimizer.weight_decay,
+        layers=optimizer.differential_learning_rate_layers,
+        rate=optimizer.differential_learning_rate,
+    )
 
 
 def _places(part: Part, samples: Sequence[int]) -> str:

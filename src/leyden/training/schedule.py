@@ -54,3 +54,40 @@ def cosine(step: int, *, total: int, warmup: float, floor: float) -> float:
         return step / max(1.0, warmup)
     progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
     return max(floor, (1 + math.cos(math.pi * progress)) / 2)
+
+
+def wsd(step: int, *, total: int, warmup: float, floor: float, decay_share: float) -> float:
+    """Warmup, then 1, then 1 - sqrt of the progress of the last updates, cut off at the floor.
+
+    With D = decay_share S and E = max(W, S - D), it equals max(floor, 1 - sqrt((k - E) / max(1, S - E))) from E on.
+
+    Args:
+        step: updates done.
+        total: updates of the whole run.
+        warmup: updates of the warmup, >= 0.
+        floor: least factor after the warmup, in [0, 1). It clips the curve, it does not scale it.
+        decay_share: share of the updates in which it falls, in (0, 1].
+
+    Source: Hu et al. 2024, arXiv:2404.06395, for the three phases; Hägele et al. 2024, arXiv:2405.18392, for the root.
+    """
+    if step < warmup:
+        return step / max(1.0, warmup)
+    end = max(warmup, total * (1 - decay_share))
+    progress = min(1.0, max(0.0, step - end) / max(1.0, total - end))
+    return max(floor, 1 - math.sqrt(progress))
+
+
+def inverse_sqrt(step: int, *, total: int, warmup: float, floor: float) -> float:
+    """Warmup, then sqrt(max(1, W) / k), cut off at the floor.
+
+    Args:
+        step: updates done.
+        total: updates of the whole run; the curve does not depend on it.
+        warmup: updates of the warmup, >= 0. The longer it is, the slower the curve falls.
+        floor: least factor after the warmup, in [0, 1). It clips the curve, it does not scale it.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, equation 3, scaled to 1 at its peak.
+    """
+    if step < warmup:
+        return step / max(1.0, warmup)
+    return max(floor, min(1.0, math.sqrt(max(1.0, warmup) / max(1, step))))

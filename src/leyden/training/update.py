@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
 from leyden.settings.errors import TrainingError
+from leyden.training.optimizer import rates_of
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def update_values(summed: WindowSum, optimizer: Optimizer, norm: Mapping[str, fl
     return {
         "train/loss": summed.total / summed.count if summed.count else math.nan,
         **(norm or {}),
-        "train/learning_rate": float(optimizer.param_groups[0]["lr"]),
+        **rates_of(optimizer),
         **{f"train/{name}": value for name, value in summed.means.items()},
     }
 
