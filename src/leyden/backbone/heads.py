@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
+from leyden.backbone.names import HEAD_MODULES
 from leyden.backbone.scoring import base_model, model_inputs
 from leyden.data.batches import Batch
 
@@ -72,6 +73,6 @@ def head_outputs(model: nn.Module, batch: Batch) -> Tensor:
     base = base_model(model)
     body = getattr(base, base.base_model_prefix)
     states = body(**model_inputs(body, batch)).last_hidden_state
-    head = next(module for name, module in base.named_children() if name in ("score", "classifier"))
+    head = next(module for name, module in base.named_children() if name in HEAD_MODULES)
     output: Tensor = head(states[batch.readout_rows, batch.readout_columns])
     return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
