@@ -55,6 +55,7 @@ class FineTuner(L.LightningModule):
         places: where training samples stand in their table, for messages.
         answers: generates texts for metrics that read them; None where none does.
         noise_alpha: strength of the noise on the embeddings in training.
+        learned: whether the adapter starts from an earlier training, so that the reference is not the bare backbone.
     """
 
     def __init__(  # noqa: PLR0913
@@ -70,13 +71,14 @@ class FineTuner(L.LightningModule):
         places: Callable[[Sequence[int]], str],
         answers: Answers | None = None,
         noise_alpha: float = 0.0,
+        learned: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.problem = backbone, problem
         self.make_optimizer, self.curve = make_optimizer, curve
         self.metrics, self.seed, self.max_bad_steps, self.places = metrics, seed, max_bad_steps, places
         self.answers, self.noise_alpha = answers, noise_alpha
-        self.reference = Reference(backbone)
+        self.reference = Reference(backbone, learned=learned)
         if problem.uses_reference:
             self.reference.prepare()
         self.validation_reference: dict[tuple[int, ...], Tensor] = {}
