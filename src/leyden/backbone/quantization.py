@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -43,6 +44,8 @@ def quantization_config(dtype: str, compute: torch.dtype) -> BitsAndBytesConfig:
             f"backbone.dtype={dtype!r} needs the package bitsandbytes. Install the extra: "
             "pip install 'leyden[quantization]'."
         )
+    # said of each layer in each pass, unless the arithmetic is in float16
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     options: dict[str, Any] = {"load_in_8bit": True}
     if dtype == "int4":
         options = {

@@ -19,7 +19,7 @@ from leyden.backbone.load import Chosen, check_positions, choose_dtype, weight_t
 from leyden.backbone.lora import add_adapter
 from leyden.backbone.scoring import base_model
 from leyden.backbone.start import load_weights
-from leyden.backbone.trained_weights import compare_adapters, find_source
+from leyden.backbone.trained_weights import compare_adapters, compare_heads, find_source
 from leyden.data.augmentation import Augmentor, mask_id, special_ids
 from leyden.data.augmented import AugmentedTrees
 from leyden.data.collator import Collator, Layout
@@ -52,10 +52,11 @@ def load_backbone(
         log.warning("%s", warning)
     freeze_layers(model, settings.backbone.freeze_layers)
     backbone = add_adapter(model, settings.lora, base, head.task)
-    source = find_source(settings.backbone.pretrained_weights)
-    if source is not None and source.is_adapter and isinstance(backbone, PeftModel):
-        compare_adapters(backbone, source, base)
-        load_weights(backbone, source)
+    if source := find_source(settings.backbone.pretrained_weights):
+        compare_heads(model, source, head)
+        if source.is_adapter and isinstance(backbone, PeftModel):
+            compare_adapters(backbone, source, base)
+            load_weights(backbone, source)
     attention = choose_attention(backbone, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
     if settings.backbone.compile:

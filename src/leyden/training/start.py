@@ -14,7 +14,7 @@ from leyden.backbone.load import load_model
 from leyden.backbone.quantization import KINDS
 from leyden.backbone.reference import Reference
 from leyden.backbone.start import load_weights, merge_adapter
-from leyden.backbone.trained_weights import Source, compare_heads, find_source, is_same_model
+from leyden.backbone.trained_weights import Source, find_source, is_same_model
 from leyden.backbone.vocabulary import fit_vocabulary
 from leyden.settings.schema import Settings
 from leyden.training.prepare import Material
@@ -54,7 +54,7 @@ def load_start(
     fit_vocabulary(model, material.tokenizer)
     place = None
     if source is not None and into_base:
-        model, place = _with_source(model, source, settings, material)
+        model, place = _with_source(model, source)
     if settings.lora is None and not quantised:
         return model, checkpoint.location
     with TemporaryDirectory(prefix="leyden-") as scratch:
@@ -91,11 +91,8 @@ def _keeps(settings: Settings, folder: Path | None) -> Path | None:
     return folder.absolute() / BASE
 
 
-def _with_source(
-    model: PreTrainedModel, source: Source, settings: Settings, material: Material
-) -> tuple[PreTrainedModel, str | None]:
+def _with_source(model: PreTrainedModel, source: Source) -> tuple[PreTrainedModel, str | None]:
     """The model with the source's weights, and the source's folder if it holds just that."""
-    compare_heads(model, source, material.problem.head)
     if source.is_adapter:
         return merge_adapter(model, source), None
     whole = load_weights(model, source)
