@@ -29,7 +29,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def backbone(name: str, **changes: object) -> Backbone:
     values: dict[str, object] = {
         "name": name, "revision": None, "dtype": "auto", "attention_implementation": "auto",
-        "gradient_checkpointing": False, "trust_remote_code": False,
+        "gradient_checkpointing": False, "trust_remote_code": False, "pretrained": True, "pretrained_weights": None,
+        "freeze_layers": [], "intermediate_dropout": None, "compile": False,
     }  # fmt: skip
     return Backbone.model_validate(values | changes)
 

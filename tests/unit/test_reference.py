@@ -96,14 +96,17 @@ def test_a_frozen_copy_belongs_to_nobody(kind: str, batch: Batch) -> None:
     assert set(holder.state_dict()) == names
     assert len(list(holder.parameters())) == count
     holder.train()
-    assert not any(module.training for module in holder.reference._copy[0].modules())
-    assert not any(p.requires_grad for p in holder.reference._copy[0].parameters())
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert holder.reference.start.keys() == trained
+    assert not any(weight.requires_grad for weight in holder.reference.start.values())
+    kept = {weight.untyped_storage().data_ptr() for weight in holder.reference.start.values()}
+    assert not kept & {weight.untyped_storage().data_ptr() for weight in model.parameters()}
 
 
 def test_an_adapter_costs_no_copy(batch: Batch) -> None:
     reference = Reference(model_of("adapter"))
     reference.prepare()
-    assert reference._copy == []
+    assert reference.start == {}
 
 
 def test_a_copy_that_was_never_made_is_an_error(batch: Batch) -> None:
@@ -118,3 +121,39 @@ def test_a_copy_follows_the_type_of_the_policy(batch: Batch) -> None:
     model.to(torch.bfloat16)
     with evaluation_mode(model), torch.no_grad():
         torch.testing.assert_close(reference.logps(batch), target_logps(model, batch), rtol=0, atol=0)
+
+
+def test_a_copy_between_forward_and_backward_leaves_the_gradient_alone(batch: Batch) -> None:
+    gradients = []
+    for asked in (False, True):
+        model = model_of("all weights").eval()
+        reference = Reference(model)
+        reference.prepare()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.01)
+        loss = -target_logps(model, batch).mean()
+        if asked:
+            reference.logps(batch)
+        loss.backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+def test_an_adapter_that_has_learned_before_is_copied(batch: Batch) -> None:
+    model = model_of("adapter")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.01)
+    with evaluation_mode(model), torch.no_grad():
+        expected = target_logps(model, batch)
+    reference = Reference(model, learned=True)
+    reference.prepare()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.mul_(1.5)
+    torch.testing.assert_close(reference.logps(batch), expected, rtol=0, atol=0)
+    assert reference.start.keys() == {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert (expected - plain(batch)).abs().max() > 1e-3

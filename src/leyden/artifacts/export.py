@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from leyden import __version__
 from leyden.backbone.generate import generation_config
 from leyden.backbone.heads import Head
+from leyden.backbone.lora import base_location
 from leyden.backbone.scoring import base_model
 from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
@@ -36,8 +37,12 @@ def check_disk(settings: Settings, material: Material, folder: Path) -> None:
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     needed = SPARE
-    if settings.lora is None:
+    backbone = settings.backbone
+    elsewhere = backbone.pretrained and backbone.pretrained_weights is None
+    if settings.lora is None or not elsewhere:
         needed += _weight_bytes(material)
+    if settings.lora is None and not elsewhere and material.problem.uses_reference:
+        needed += _weight_bytes(material)  # the start, which the reference of a prediction needs
     if free < needed:
         raise ConfigError(
             f"output_directory={settings.output_directory!r}: the model needs about {needed / 2**20:.0f} MiB on disk, "
@@ -95,7 +100,8 @@ def _tables(settings: Settings) -> str:
 
 def _card(run: Run, material: Material, settings: Settings, results: Mapping[str, object]) -> str:
     """The model card: what was trained on what, how well it does, and how to load it without Leyden."""
-    adapter, where = isinstance(run.module.backbone, PeftModel), material.checkpoint.location
+    backbone = run.module.backbone
+    adapter, where = isinstance(backbone, PeftModel), base_location(backbone) or material.checkpoint.location
     base = f"\nThe adapter needs its base, which is at `{where}`.\n" if adapter else ""
     final = results.get("final")
     numbers = "\n".join(f"| {key} | {value} |" for key, value in (final if isinstance(final, dict) else {}).items())

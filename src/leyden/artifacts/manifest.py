@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from leyden import __version__
+from leyden.backbone.lora import base_location
+from leyden.backbone.quantization import KINDS
 from leyden.settings.schema import Settings
 from leyden.training.callbacks import Point, peak_memory_gib
 from leyden.training.devices import world_size
@@ -47,7 +49,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
     return {
         "leyden": __version__,
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: metadata.version(name) for name in _packages(settings)},
         "platform": platform.platform(),
         "command": " ".join(sys.argv),
         "git_commit": _commit(),
@@ -55,7 +57,12 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         "data": {name: {"path": str(table.path), "sha256": table.sha256} for name, table in tables.items()},
         "counts": material.counts,
         "warnings": material.warnings,
-        "backbone": {"name": settings.backbone.name, "location": material.checkpoint.location},
+        "backbone": {
+            "name": settings.backbone.name,
+            "location": base_location(module.backbone) or material.checkpoint.location,
+            "start": settings.backbone.pretrained_weights
+            or ("checkpoint" if settings.backbone.pretrained else "random"),
+        },
         "effective": _effective(settings, run),
         "reference": run.reference,
         "processes": world_size(settings.trainer),
@@ -88,6 +95,10 @@ def _effective(settings: Settings, run: Run) -> dict[str, dict[str, str]]:
             "effective": run.trainer.strategy.root_device.type,
         },
     }
+
+
+def _packages(settings: Settings) -> tuple[str, ...]:
+    return (*PACKAGES, "bitsandbytes") if settings.backbone.dtype in KINDS else PACKAGES
 
 
 def _parts(material: Material) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from leyden.backbone.attention import choose_attention
 from leyden.backbone.checkpoint import Checkpoint, loading
 from leyden.backbone.heads import head_outputs
-from leyden.backbone.load import choose_dtype, load_model
+from leyden.backbone.load import choose_dtype, load_model, weight_type
 from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
 from leyden.backbone.vocabulary import fit_vocabulary
@@ -33,6 +34,7 @@ from leyden.settings.schema import Settings
 from leyden.training.assembly import make_collator
 from leyden.training.evaluation import Collected, Evaluation, finish
 from leyden.training.progress import Display
+from leyden.training.start import BASE, START
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +80,11 @@ def load_predictor(
 ) -> Predictor:
     """The trained model of a run, or a plain model, in evaluation mode."""
     device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
-    dtype = getattr(torch, choose_dtype(settings.backbone.dtype, device, settings.trainer.precision).effective)
-    start = None
-    trained = checkpoint
-    if run is not None and settings.lora is None:
-        trained = Checkpoint(str(run / "model"), None, settings.backbone.trust_remote_code, None, None)
-        if problem.uses_reference:
-            start = load_model(checkpoint, settings.backbone, dtype, problem.head)
-            fit_vocabulary(start, tokenizer)
-    base = load_model(trained, settings.backbone, dtype, problem.head)
+    precision = settings.trainer.precision
+    dtype = weight_type(choose_dtype(settings.backbone.dtype, device, precision), precision)
+    stored = settings.backbone.model_copy(update={"pretrained": True, "pretrained_weights": None})
+    trained = _trained(checkpoint, settings, run)
+    base = load_model(trained, stored, dtype, problem.head)
     fit_vocabulary(base, tokenizer)
     model: nn.Module = base
     if run is not None and settings.lora is not None:
@@ -96,13 +94,34 @@ def load_predictor(
     attention = choose_attention(model, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
     reference = Reference(model)
-    if start is not None:
-        cast(nn.Module, start).to(device)
-        choose_attention(start, attention.engine if attention.engine != "padded" else attention.implementation)
-        reference.prepare(start)
-    elif problem.uses_reference:
+    if run is not None and problem.uses_reference:
+        kept = run / BASE / START
+        if kept.is_file():
+            reference.prepare(load_file(kept))
+        elif settings.lora is None:
+            start = load_model(checkpoint, stored, dtype, problem.head)
+            fit_vocabulary(start, tokenizer)
+            reference.prepare(dict(start.named_parameters()))
+    if problem.uses_reference:
         reference.prepare()
     return Predictor(model, reference, tokenizer, make_collator(settings, tokenizer, model, attention))
+
+
+def _trained(checkpoint: Checkpoint, settings: Settings, run: Path | None) -> Checkpoint:
+    """Where the weights are that a run trained, or that its adapter lies on."""
+    if run is None:
+        return checkpoint
+    place = None
+    if settings.lora is None:
+        place = run / "model"
+    elif (run / BASE / "config.json").is_file():
+        place = run / BASE
+    elif settings.backbone.pretrained_weights is not None:
+        named = Path(str(PeftConfig.from_pretrained(str(run / "model")).base_model_name_or_path))
+        place = named if named.is_dir() else None
+    if place is None:
+        return checkpoint
+    return Checkpoint(str(place), None, settings.backbone.trust_remote_code, None, None)
 
 
 @torch.no_grad()

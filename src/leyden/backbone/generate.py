@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from leyden.backbone.attention import attention_for_generation
+from leyden.backbone.compiled import uncompiled
 from leyden.backbone.load import check_positions
 from leyden.backbone.reference import evaluation_mode
 from leyden.backbone.scoring import base_model
@@ -82,6 +83,7 @@ def generate_texts(  # noqa: PLR0913
         torch.inference_mode(),
         evaluation_mode(model),
         attention_for_generation(model, _implementation(model)),
+        uncompiled(model),
         _seeded(seed, base_model(model).device),
     ):
         for start in range(0, len(order), batch_size):

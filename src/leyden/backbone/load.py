@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,10 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from leyden.backbone.checkpoint import Checkpoint, loading
+from leyden.backbone.dropout import set_dropout
 from leyden.backbone.heads import Family, Head
+from leyden.backbone.names import HEAD_MODULES
+from leyden.backbone.quantization import KINDS, compute_type, keep_gradients_right, quantization_config
 from leyden.backbone.tiny import ARCHITECTURES, ENCODER_DECODERS
 from leyden.settings.errors import ConfigError, ModelError
 from leyden.settings.locations import TINY
@@ -35,6 +38,14 @@ class Chosen:
     reason: str = ""
 
 
+def weight_type(dtype: Chosen, precision: str) -> torch.dtype:
+    """The type of a model's weights; beside quantised ones, the type of the arithmetic."""
+    if dtype.effective in KINDS:
+        return compute_type(precision)
+    found: torch.dtype = getattr(torch, dtype.effective)
+    return found
+
+
 def choose_dtype(requested: str, device: torch.device, precision: str = "32-true") -> Chosen:
     """The storage type of the weights: `auto` is bfloat16 on CUDA and float32 on a CPU.
 
@@ -46,6 +57,11 @@ def choose_dtype(requested: str, device: torch.device, precision: str = "32-true
     Raises:
         ConfigError: the precision would convert the weights to another type than the one that was asked for.
     """
+    if requested in KINDS:
+        compute = str(compute_type(precision)).removeprefix("torch.")
+        return Chosen(
+            requested, requested, f"{KINDS[requested]}; computes in {compute} (trainer.precision={precision})"
+        )
     if pure := PURE_PRECISIONS.get(precision):
         if requested not in ("auto", pure):
             raise ConfigError(
@@ -129,32 +145,34 @@ def without_reports() -> Iterator[None]:
 
 
 def load_model(
-    checkpoint: Checkpoint, settings: Backbone, dtype: torch.dtype, head: Head = LANGUAGE_HEAD
+    checkpoint: Checkpoint, settings: Backbone, dtype: torch.dtype, head: Head = LANGUAGE_HEAD, seed: int = 0
 ) -> PreTrainedModel:
     """The checkpoint's weights with the head that a problem needs, in training mode, without a cache.
 
     `from_pretrained` returns a model in evaluation mode and Lightning leaves it there, so dropout would be off. A head
     that the checkpoint does not have starts with random weights.
 
+    Args:
+        checkpoint: where config and weights are.
+        settings: `pretrained=false` draws all weights; `int8` and `int4` quantise the linear maps.
+        dtype: of the weights; of what is not quantised, and of the arithmetic, where others are.
+        head: what the problem needs.
+        seed: of weights that are drawn since `pretrained=false`.
+
     Raises:
         ModelError: the weights cannot be found or read, or the model cannot do what the settings ask.
     """
-    with loading(checkpoint, "model") as options, without_reports():
-        loaded: Any = head.auto_class.from_pretrained(
-            checkpoint.location, dtype=dtype, output_loading_info=True, **head.config(), **options
-        )
-    model, found = loaded
-    if not isinstance(model, PreTrainedModel):
-        raise ModelError(f"backbone.name={checkpoint.name!r} is no model of transformers.")
-    own = ("score.", "classifier.") if head.outputs is not None else ()
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(own)):
-        raise ModelError(
-            f"backbone.name={checkpoint.name!r} lacks {len(missing)} weights of {type(model).__name__}, such as "
-            f"{missing[0]}; they would be random. Name a checkpoint of a whole model."
-        )
-    unused = [name for name in found["unexpected_keys"] if head.outputs is None or not name.startswith("lm_head")]
-    if unused:
-        log.warning("%d weights of the checkpoint have no place in the model, such as %s.", len(unused), unused[0])
+    with loading(checkpoint, "config") as options:
+        config = AutoConfig.from_pretrained(checkpoint.location, **head.config(), **options)
+    if settings.intermediate_dropout is not None and not set_dropout(config, settings.intermediate_dropout):
+        log.warning(
+            "backbone.intermediate_dropout=%s has no effect: the config of a %s has no dropout.",
+            settings.intermediate_dropout, config.model_type,
+        )  # fmt: skip
+    if settings.pretrained:
+        model = _read(checkpoint, config, settings, dtype, head)
+    else:
+        model = cast(PreTrainedModel, cast(nn.Module, _drawn(checkpoint, config, head, seed)).to(dtype))
     model.config.update(dict(head.extra))
     model.config.use_cache = False
     if settings.gradient_checkpointing:
@@ -165,4 +183,43 @@ def load_model(
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     model.train()
+    return model
+
+
+def _read(checkpoint: Checkpoint, config: Any, settings: Backbone, dtype: torch.dtype, head: Head) -> PreTrainedModel:
+    """The model with the checkpoint's weights, quantised or not; each of them is there, but for the head of a problem.
+
+    A quantised model is made on the CPU, and moves to another device as any other one does.
+    """
+    quantised: dict[str, Any] = {}
+    if settings.dtype in KINDS:
+        quantised = {"device_map": {"": "cpu"}}
+        if not hasattr(config, "quantization_config"):
+            quantised["quantization_config"] = quantization_config(settings.dtype, dtype)
+    with loading(checkpoint, "model") as options, without_reports():
+        loaded: Any = head.auto_class.from_pretrained(
+            checkpoint.location, config=config, dtype=dtype, output_loading_info=True, **quantised, **options
+        )
+    model, found = loaded
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"backbone.name={checkpoint.name!r} is no model of transformers.")
+    keep_gradients_right(model)
+    own = tuple(f"{name}." for name in HEAD_MODULES) if head.outputs is not None else ()
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(own)):
+        raise ModelError(
+            f"backbone.name={checkpoint.name!r} lacks {len(missing)} weights of {type(model).__name__}, such as "
+            f"{missing[0]}; they would be random. Name a checkpoint of a whole model."
+        )
+    unused = [name for name in found["unexpected_keys"] if head.outputs is None or not name.startswith("lm_head")]
+    if unused:
+        log.warning("%d weights of the checkpoint have no place in the model, such as %s.", len(unused), unused[0])
+    return model
+
+
+def _drawn(checkpoint: Checkpoint, config: Any, head: Head, seed: int) -> PreTrainedModel:
+    """A model of random weights, in float32; equal seeds give equal ones, and other draws are left alone."""
+    with loading(checkpoint, "model") as options, without_reports(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = head.auto_class.from_config(config, dtype=torch.float32, trust_remote_code=options["trust_remote_code"])
+    assert isinstance(model, PreTrainedModel)
     return model

@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from leyden.backbone.adapters import base_sums, named_config
+from leyden.backbone.freezing import chosen
+from leyden.backbone.names import HEAD_MODULES, canonical_names
+from leyden.backbone.quantization import is_quantised
 from leyden.settings.errors import ModelError
 from leyden.settings.model_groups import Adapter, Lora
 
@@ -97,6 +100,11 @@ def _adapted(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         return cast(PeftModel, get_peft_model(model, config))
 
 
+def base_location(model: nn.Module) -> str | None:
+    """Folder or hub id that an adapter names as its base; None without an adapter."""
+    return str(model.peft_config["default"].base_model_name_or_path) if isinstance(model, PeftModel) else None
+
+
 def _check_targets(model: nn.Module, settings: Lora | Adapter) -> None:
     names = [name for name, module in model.named_modules() if next(module.children(), None) is None]
     suffixes = sorted({name.rpartition(".")[2] for name in names})
@@ -111,18 +119,15 @@ def _check_targets(model: nn.Module, settings: Lora | Adapter) -> None:
 
 
 def _modules(model: nn.Module, entries: list[str]) -> tuple[list[str], bool]:
-    """Modules that own a weight whose full name contains one of the entries, and whether they share one."""
+    """Modules that own a weight which an entry fits, and whether they share one; the head is trained anyway."""
+    fitting = {id(weight) for weight in chosen(canonical_names(model), entries, "lora.unfreeze_layers")}
     weights = dict(model.named_parameters(remove_duplicate=False))
-    chosen: set[int] = set()
-    faults = []
-    for entry in entries:
-        matching = {id(weight) for name, weight in weights.items() if entry in name}
-        if not matching:
-            faults.append(
-                f"lora.unfreeze_layers: {entry!r} is part of no weight's name. Names look like {next(iter(weights))}."
-            )
-        chosen |= matching
-    if faults:
-        raise ModelError(faults)
-    owners = [(name.rpartition(".")[0], id(weight)) for name, weight in weights.items() if id(weight) in chosen]
-    return list(dict.fromkeys(owner for owner, _ in owners)), len(owners) > len(chosen)
+    held = [name for name, weight in weights.items() if id(weight) in fitting and is_quantised(weight)]
+    if held:
+        raise ModelError(
+            f"lora.unfreeze_layers={entries} fits {len(held)} quantised weights, such as {held[0]}, which cannot be "
+            "trained. Name weights that stay in floating point (embed, norm, lm_head), or use backbone.dtype=auto."
+        )
+    owners = [(name.rpartition(".")[0], id(weight)) for name, weight in weights.items() if id(weight) in fitting]
+    listed = [owner for owner, _ in owners if owner not in HEAD_MODULES]
+    return list(dict.fromkeys(listed)), len(owners) > len(fitting)

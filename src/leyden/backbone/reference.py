@@ -2,63 +2,79 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.func import functional_call
 
-from leyden.backbone.scoring import base_model, target_logps
-from leyden.backbone.sharding import shard
+from leyden.backbone.scoring import target_logps
 from leyden.data.batches import Batch
 
 
 class Reference:
     """Log-probabilities under the starting point: never in training mode, never with a gradient.
 
-    With an adapter that holds everything that is trained, it is the adapter switched off and costs no memory. Otherwise
-    it is a copy of the weights, made by `prepare` before the first update. The copy is no submodule of anything, so no
-    optimizer, checkpoint or `train()` reaches it.
+    With an adapter that holds everything that is trained and starts from nothing, it is the adapter switched off and
+    costs no memory. Otherwise it is a copy of the weights that are trained, made by `prepare` before the first update;
+    those that are not trained serve both. The copy is no part of any module, so no optimizer, checkpoint or `train()`
+    reaches it.
 
     Args:
         model: the model in training.
+        learned: whether its adapter has learned before, so that switching it off goes back too far.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, learned: bool = False) -> None:
         self._model = model
-        self._copy: list[nn.Module] = []
-        self.kind = "adapter switched off" if adapter_holds_all(model) else "frozen copy"
+        self.start: dict[str, Tensor] = {}
+        self.kind = "adapter switched off" if adapter_holds_all(model) and not learned else "frozen copy"
 
-    def prepare(self, start: nn.Module | None = None) -> None:
+    def prepare(self, start: Mapping[str, Tensor] | None = None) -> None:
         """Keep the weights as they are now, if switching the adapter off would not give them back.
 
         Args:
-            start: the starting point itself, when the model has been trained already; None copies the model.
+            start: the starting point itself, by the model's names, when the model has been trained already; None
+                copies what is trained now.
         """
-        if self.kind == "frozen copy" and not self._copy:
-            frozen = copy.deepcopy(self._model) if start is None else start
-            self._copy.append(frozen.eval().requires_grad_(False))
-
-    def share(self, mesh: DeviceMesh) -> None:
-        """Spread the frozen copy, if there is one, over the ranks of a mesh."""
-        for frozen in self._copy:
-            shard(frozen, mesh)
+        if start is not None:
+            self.kind, self.start = "frozen copy", {name: weight.detach() for name, weight in start.items()}
+        elif self.kind == "frozen copy" and not self.start:
+            trained = ((name, weight) for name, weight in self._model.named_parameters() if weight.requires_grad)
+            self.start = {name: weight.detach().clone() for name, weight in trained}
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each target under the starting point: [N], float32, nats; no token of it is hidden."""
         batch = batch.without_noise()
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self._model):
             if self.kind == "frozen copy":
-                if not self._copy:
+                if not self.start:
                     raise RuntimeError("The reference was not prepared before training.")
-                policy = base_model(self._model)
-                return target_logps(self._copy[0].to(batch.input_ids.device, policy.dtype), batch)
+                weights = self._beside_the_model()
+                return cast(Tensor, functional_call(_Scored(self._model), weights, (batch,)))
             assert isinstance(self._model, PeftModel)
-            with self._model.disable_adapter(), evaluation_mode(self._model):
+            with self._model.disable_adapter():
                 return target_logps(self._model, batch)
+
+    def _beside_the_model(self) -> dict[str, Tensor]:
+        """The copy on the device and in the type that the model has by now, by the names that `_Scored` has for it."""
+        weights = dict(self._model.named_parameters())
+        self.start = {name: kept.to(weights[name].device, weights[name].dtype) for name, kept in self.start.items()}
+        return {f"model.{name}": kept for name, kept in self.start.items()}
+
+
+class _Scored(nn.Module):
+    """Scoring as a module, which `functional_call` can run with other weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return target_logps(self.model, batch)
 
 
 def adapter_holds_all(model: nn.Module) -> bool:

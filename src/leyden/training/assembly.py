@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.attention import AttentionChoice, choose_attention
+from leyden.backbone.compiled import compile_layers
+from leyden.backbone.freezing import freeze_layers
 from leyden.backbone.generate import check_room, pad_id, stop_strings
-from leyden.backbone.load import Chosen, check_positions, choose_dtype, load_model
+from leyden.backbone.load import Chosen, check_positions, choose_dtype, weight_type
 from leyden.backbone.lora import add_adapter
 from leyden.backbone.scoring import base_model
-from leyden.backbone.vocabulary import fit_vocabulary
+from leyden.backbone.start import load_weights
+from leyden.backbone.trained_weights import compare_adapters, compare_heads, find_source
 from leyden.data.augmentation import Augmentor, mask_id, special_ids
 from leyden.data.augmented import AugmentedTrees
 from leyden.data.collator import Collator, Layout
@@ -23,23 +28,40 @@ from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
 from leyden.training.answers import TEXT_COLUMNS, Answerer
 from leyden.training.prepare import Material
+from leyden.training.start import load_start
 
 log = logging.getLogger(__name__)
 
 
-def load_backbone(settings: Settings, material: Material) -> tuple[nn.Module, Chosen, AttentionChoice]:
-    """The model that is trained, in training mode, with the type of its weights and the way it attends."""
+def load_backbone(
+    settings: Settings, material: Material, folder: Path | None = None
+) -> tuple[nn.Module, Chosen, AttentionChoice]:
+    """The model that is trained, in training mode, with the type of its weights and the way it attends.
+
+    Args:
+        settings: of the run.
+        material: from `prepare`.
+        folder: of the run, where a base that is nowhere else is kept; None keeps nothing.
+    """
     dtype = choose_dtype(settings.backbone.dtype, _device(settings.trainer), settings.trainer.precision)
     head = material.problem.head
-    model = load_model(material.checkpoint, settings.backbone, getattr(torch, dtype.effective), head)
-    fit_vocabulary(model, material.tokenizer)
+    model, base = load_start(settings, material, weight_type(dtype, settings.trainer.precision), folder)
     if warning := check_positions(model, settings.tokenizer.max_length):
         log.warning("%s", warning)
     if material.problem.generates and (warning := check_room(model, _longest_prompt(material), settings.generation)):
         log.warning("%s", warning)
-    backbone = add_adapter(model, settings.lora, material.checkpoint.location, head.task)
+    freeze_layers(model, settings.backbone.freeze_layers)
+    backbone = add_adapter(model, settings.lora, base, head.task)
+    if source := find_source(settings.backbone.pretrained_weights):
+        compare_heads(model, source, head)
+        if source.is_adapter and isinstance(backbone, PeftModel):
+            compare_adapters(backbone, source, base)
+            load_weights(backbone, source)
     attention = choose_attention(backbone, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
+    if settings.backbone.compile:
+        compile_layers(backbone)
+        log.info("The layers are compiled when they are first used; text is generated without it.")
     return backbone.train(), dtype, attention
 
 

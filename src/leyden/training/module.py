@@ -23,7 +23,7 @@ from leyden.backbone.sharding import Sharded, shard
 from leyden.data.batches import Batch
 from leyden.problem.base import Problem
 from leyden.problem.metrics import Metric
-from leyden.settings.errors import TrainingError
+from leyden.settings.errors import ConfigError, TrainingError
 from leyden.training.evaluation import Answers, Collected, Evaluation, finish
 from leyden.training.optimizer import set_mode
 from leyden.training.scheduling import Driven, Scheduler
@@ -61,6 +61,7 @@ class FineTuner(L.LightningModule):
         places: where training samples stand in their table, for messages.
         answers: generates texts for metrics that read them; None where none does.
         noise_alpha: strength of the noise on the embeddings in training.
+        learned: whether the adapter starts from an earlier training, so that the reference is not the bare backbone.
     """
 
     def __init__(  # noqa: PLR0913
@@ -76,13 +77,14 @@ class FineTuner(L.LightningModule):
         places: Callable[[Sequence[int]], str],
         answers: Answers | None = None,
         noise_alpha: float = 0.0,
+        learned: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.problem = backbone, problem
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
         self.metrics, self.seed, self.max_bad_steps, self.places = metrics, seed, max_bad_steps, places
         self.answers, self.noise_alpha = answers, noise_alpha
-        self.reference = Reference(backbone)
+        self.reference = Reference(backbone, learned=learned)
         if problem.uses_reference:
             self.reference.prepare()
         self.validation_reference: dict[tuple[int, ...], Tensor] = {}
@@ -122,10 +124,15 @@ class FineTuner(L.LightningModule):
         strategy = self.trainer.strategy
         if self.sharded is not None or not isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
             return
+        if self.reference.start:
+            raise ConfigError(
+                "trainer.strategy shares the weights among processes, and this run needs a copy of the starting point "
+                "beside them. Train an adapter that starts from nothing (lora=lora, no pretrained_weights and no "
+                "unfreeze_layers), a loss without a reference, or with trainer=ddp."
+            )
         self.sharded = Sharded(self.backbone)
         if isinstance(strategy, ModelParallelStrategy):  # DeepSpeed's engine shares them itself, later
             shard(self.backbone, strategy.device_mesh["data_parallel"])
-            self.reference.share(strategy.device_mesh["data_parallel"])
 
     def gather(self) -> None:
         """Have every weight on this rank again, for good; every rank has to ask, and the first one keeps them."""

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from transformers.utils import logging as transformers_logging
 
 from leyden.backbone.attention import AttentionChoice
+from leyden.backbone.compiled import compile_errors
 from leyden.backbone.load import Chosen
 from leyden.data.datamodule import TreeDataModule
 from leyden.data.rows import Part
@@ -36,6 +37,7 @@ from leyden.training.optimizer import build_optimizer, optimizer_factory
 from leyden.training.prepare import Material
 from leyden.training.progress import Display, make_display
 from leyden.training.scheduling import Plan
+from leyden.training.start import goes_on_with_an_adapter, keep_start
 from leyden.training.stopping import make_stops, why_stopped
 from leyden.training.trainer import make_trainer
 
@@ -122,7 +124,8 @@ def fit(
     with filtered_warnings():
         run, data = _assemble(settings, material, loggers, folder)
         run.checkpoints.export = None if export is None else partial(export, run)
-        _train(run, data, settings.trainer)
+        with compile_errors(on=settings.backbone.compile):
+            _train(run, data, settings.trainer)
         _keep(run)
     return run
 
@@ -134,7 +137,8 @@ def _assemble(
     quiet_libraries()
     L.seed_everything(settings.seed, workers=True, verbose=False)
     clock = time.perf_counter()
-    backbone, dtype, attention = load_backbone(settings, material)
+    kept = None if is_later_rank() else folder
+    backbone, dtype, attention = load_backbone(settings, material, kept)
     seconds = {"load weights": time.perf_counter() - clock}
     data = make_data(settings, material, make_collator(settings, material.tokenizer, backbone, attention))
     per_epoch = math.ceil(data.steps_per_epoch(world_size(settings.trainer)) / settings.trainer.grad_accumulation)
@@ -150,7 +154,9 @@ def _assemble(
         places=partial(_places, material.train.trees.part),
         answers=make_answerer(settings, material, backbone) if reads_texts(material) else None,
         noise_alpha=settings.augmentation.neftune_noise_alpha,
+        learned=goes_on_with_an_adapter(settings),
     )
+    keep_start(settings, module.reference, kept)
     history = History(material.metrics[0])
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
     due = due_updates(updates, per_epoch, settings.trainer.evaluation_epochs) if updates else frozenset({0})
