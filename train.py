@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from leyden.artifacts.sweep import finish_sweep, recorded
 from leyden.settings.command import Entry, job_folder, reported_faults, run_command
 from leyden.settings.read import read
 from leyden.settings.schema import Settings
@@ -17,8 +18,9 @@ def main(config: DictConfig) -> float | None:
     from leyden.artifacts.job import run_job  # late: neither --help nor a refused config waits for torch
 
     with reported_faults(debug=config.debug):
-        return run_job(read(config), job_folder())
+        return recorded(lambda: run_job(read(config), job_folder()))
+    return None
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, Entry("train", Path(__file__).resolve().parent / "conf", Settings, read)))
+    sys.exit(run_command(main, Entry("train", Path(__file__).resolve().parent / "conf", Settings, read, finish_sweep)))

@@ -28,7 +28,9 @@ def write_table(path: Path, columns: Columns) -> Path:
     return path
 
 
-def settings_of(folder: Path, columns: Columns, *overrides: str, same_rows: bool = True) -> Settings:
+def settings_of(
+    folder: Path, columns: Columns, *overrides: str, same_rows: bool = True, explicit: frozenset[str] = frozenset()
+) -> Settings:
     """Settings of a run on these columns; by default all rows are trained on and evaluated."""
     table = write_table(folder / "table.jsonl", columns)
     own = ["dataset.validation_strategy=custom", f"dataset.validation_dataframe={table}"] if same_rows else []
@@ -41,7 +43,7 @@ def settings_of(folder: Path, columns: Columns, *overrides: str, same_rows: bool
     config, faults = compose_config("train", everything, CONF)
     assert not faults, faults
     assert config is not None
-    return read(config)
+    return read(config, explicit)
 
 
 def material_of(folder: Path, columns: Columns, *overrides: str, same_rows: bool = True) -> Material:

@@ -22,8 +22,11 @@ from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.summary import summary
+from leyden.artifacts.trackers import make_trackers
+from leyden.artifacts.tracking import place_of, running
 from leyden.data.dataset import TreeDataset
 from leyden.settings.errors import ConfigError, TrainingError
+from leyden.settings.read import dump
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
 from leyden.training.prepare import Material, prepare
@@ -80,15 +83,19 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
     """Train on prepared material and write everything into the folder; on later ranks train only."""
     clock = time.perf_counter()
     announce(material)
-    run = fit(settings, material, [MetricsFile(folder.path / "metrics.csv")], folder.path)
-    results = results_of(run)
+    trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
+    with running(trackers, dump(settings)):
+        run = fit(settings, material, [MetricsFile(folder.path / "metrics.csv"), *trackers], folder.path)
+        results = results_of(run)
+        if not is_later_rank():
+            save_run(run, material, settings, folder, results)
+            write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
+            save_predictions(run, material, settings, folder)
     if not is_later_rank():
-        save_run(run, material, settings, folder, results)
-        write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
-        save_predictions(run, material, settings, folder)
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
-        write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
-        print(summary(results, folder.path, run))
+        manifest = manifest_of(settings, material, run, requested_seed)
+        write_json(folder.path / "manifest.json", {**manifest, "trackers": {one.kind: one.state for one in trackers}})
+        print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
     return run.final.metrics[f"validation/{material.metrics[0].name}"]
 
 

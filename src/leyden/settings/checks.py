@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
+from leyden.settings.checks_logging import secrets, trackers
 from leyden.settings.locations import TINY, WHEEL, checkpoint_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
@@ -29,6 +30,7 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
         _names, _problem, tables, columns, chains, texts, labels, augmentation, _backbone, _generation, _training,
+        trackers, secrets,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
     return faults + list(_without_effect(settings, explicit))
@@ -140,6 +142,8 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (heads, "generation.", WRITING, "a head writes no text"),
         (not settings.generation.do_sample, "generation.", "temperature top_k top_p", "generation.do_sample=false"),
         (not on_hub, "backbone.", "revision", "backbone.name is no hub id"),
+        (not settings.logger.chosen, "", "log_step_size", "logger=none"),
+        (settings.trainer.strategy == "auto", "", "log_all_ranks", "trainer.strategy=auto is one process"),
         (settings.trainer.strategy == "auto", "trainer.", "find_unused_parameters", "trainer.strategy=auto"),
     ]
     reasons: dict[str, str] = {}
