@@ -17,8 +17,8 @@ from tests.effects import tracker_files
 from tests.effects.small_runs import Columns, settings_of
 
 from leyden.artifacts.job import run_job
-from leyden.artifacts.trackers import NeptuneTracker, TensorBoardTracker, make_trackers
 from leyden.artifacts.metrics_file import MetricsFile
+from leyden.artifacts.trackers import NeptuneTracker, TensorBoardTracker, make_trackers
 from leyden.artifacts.tracking import Axis, Place, running
 from leyden.settings.checks import check
 from leyden.settings.config_files import flat
@@ -287,7 +287,12 @@ def test_l3_no_client_is_loaded_unless_chosen() -> None:
 def test_b76_a_logged_number_appends_and_rereads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
     open_file = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, mode="r", **rest: modes.append(mode) or open_file(self, mode, **rest))
+
+    def watched(self: Path, mode: str = "r", **rest: Any) -> Any:
+        modes.append(mode)
+        return open_file(self, mode, **rest)
+
+    monkeypatch.setattr(Path, "open", watched)
     file = MetricsFile(tmp_path / "metrics.csv")
     for step in range(3):
         file.log_metrics({"train/loss": 0.5, "samples": 2.0 * step}, step=step)

@@ -89,11 +89,11 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
         results = results_of(run)
         if not is_later_rank():
             save_run(run, material, settings, folder, results)
-            write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
+            write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed, folder.path))
             save_predictions(run, material, settings, folder)
     if not is_later_rank():
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
-        manifest = manifest_of(settings, material, run, requested_seed)
+        manifest = manifest_of(settings, material, run, requested_seed, folder.path)
         write_json(folder.path / "manifest.json", {**manifest, "trackers": {one.kind: one.state for one in trackers}})
         print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
     return run.final.metrics[f"validation/{material.metrics[0].name}"]

@@ -8,7 +8,9 @@ from pathlib import Path
 from leyden.training.run import Run
 
 
-def summary(results: Mapping[str, Mapping[str, float] | None], folder: Path, run: Run, remarks: Sequence[str] = ()) -> str:
+def summary(
+    results: Mapping[str, Mapping[str, float] | None], folder: Path, run: Run, remarks: Sequence[str] = ()
+) -> str:
     """A table of the metrics before and after, the time, what went wrong on the way, and what to do next."""
     before, final = results["before"] or {}, results["final"] or {}
     names = [name for name in final if name.startswith("validation/")]

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -82,6 +82,7 @@ def finish_sweep() -> int:
         return 0
     files = sorted((folder / RECORDS).glob("*.json"), key=lambda path: int(path.stem))
     records = [JobRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
+    records = [replace(record, folder=str(folder / Path(record.folder).name)) for record in records]
     ordered = ranked(records, _direction(records))
     _write_table(folder / TABLE, ordered)
     print(_shown(ordered, folder))

@@ -61,7 +61,7 @@ class WandbTracker(Tracker):
     """A run of Weights & Biases, its files under `wandb` in the run folder.
 
     Lightning's logger makes the number of updates the x axis and sets an option that the client warns about, so the
-    client is used as it is. It gets the settings and the numbers: no output of the terminal, code, machine or git state.
+    client is used as it is. It gets the settings and the numbers: no terminal, code, machine or git state.
     """
 
     kind = "wandb"

@@ -45,12 +45,11 @@ def trackers(settings: Settings) -> Iterator[str]:
             "logger.neptune.mode=online needs a key, and NEPTUNE_API_TOKEN has none. Set the variable, or use "
             "logger.neptune.mode=offline."
         )
-    if logger.mlflow is not None and logger.mlflow.tracking_uri is not None:
-        if urlsplit(logger.mlflow.tracking_uri).password:
-            yield (
-                "logger.mlflow.tracking_uri holds a password, which would stand in the run folder. Give it in "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-            )
+    if logger.mlflow is not None and urlsplit(logger.mlflow.tracking_uri or "").password:
+        yield (
+            "logger.mlflow.tracking_uri holds a password, which would stand in the run folder. Give it in "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
 
 
 def secrets(settings: Settings) -> Iterator[str]:

@@ -24,11 +24,11 @@ from leyden.settings.base import Group
 from leyden.settings.composition import compose_config, fault_of, search_space
 from leyden.settings.errors import ConfigError, LeydenError, TrainingError
 from leyden.settings.help import help_text
-from leyden.settings.overrides import as_list, misfits, read_overrides, typed_keys, variants
+from leyden.settings.overrides import misfits, read_overrides, typed_keys, variants
+from leyden.settings.sweeps import chooses_sweep, sweep_fault, taken
 from leyden.settings.wording import fields_of
 
 PROGRAM_FAULT, USER_FAULT = 1, 2
-SAVED = "config.yaml"  # a folder with this file is a run
 SWEEP_FOLDER = "hydra.sweep.dir="  # where that is said, the names below do not count
 Check = Callable[[DictConfig, frozenset[str]], object]
 _reported: list[Exception] = []
@@ -67,7 +67,7 @@ def run_command(main: Callable[[], Any], entry: Entry) -> int:
         0 done, 2 a fault of the user, 1 a fault of the program in a job of a sweep. Elsewhere faults of the program
         keep their traceback.
     """
-    if _chooses_sweep(sys.argv[1:]):
+    if chooses_sweep(sys.argv[1:]):
         sys.argv.insert(1, "-m")
     arguments = get_args_parser().parse_args()
     if arguments.help:
@@ -115,12 +115,6 @@ def _code() -> int:
     """The exit code that all jobs together ask for: a fault of the program weighs more than one of the user."""
     codes = {*_codes, *(USER_FAULT if isinstance(error, LeydenError) else PROGRAM_FAULT for error in _reported)}
     return next((code for code in (PROGRAM_FAULT, USER_FAULT) if code in codes), 0)
-
-
-def _chooses_sweep(texts: list[str]) -> bool:
-    """Whether a file of conf/sweep is chosen without `-m`, which it implies."""
-    chosen = any(text.startswith("sweep=") and text != "sweep=null" for text in texts)
-    return chosen and not {"-m", "--multirun"} & set(texts)
 
 
 @contextmanager
@@ -174,7 +168,7 @@ def check_command(arguments: Namespace, entry: Entry) -> None:
     overrides, faults = read_overrides(arguments.overrides)
     if not arguments.multirun:
         sweeps = [override for override in overrides if override.is_sweep_override()]
-        faults += [_sweep_fault(override) for override in sweeps]
+        faults += [sweep_fault(override) for override in sweeps]
         overrides = [override for override in overrides if override not in sweeps]
     else:
         overrides += _space(overrides, entry, arguments)
@@ -208,24 +202,8 @@ def _faults(texts: list[str], entry: Entry, arguments: Namespace) -> list[str]:
     except ConfigError as error:
         faults += error.faults
     if arguments.multirun and name == entry.name and not any(text.startswith(SWEEP_FOLDER) for text in texts):
-        faults += _taken(config)
+        faults += taken(config)
     return faults
-
-
-def _taken(config: DictConfig) -> list[str]:
-    """The fault of a sweep whose folder holds a run, or the runs of an earlier sweep that may not be replaced."""
-    name = config.get("experiment_name")
-    if name is None:
-        return []  # it will be named after the time
-    folder = Path(str(config.output_directory), str(name))
-    if (folder / SAVED).is_file():
-        return [f"experiment_name={name}: {folder} is a run, so no sweep goes into it. Choose another experiment_name."]
-    if config.overwrite is not True and any(folder.glob(f"*/{SAVED}")):
-        return [
-            f"experiment_name={name}: {folder} holds the runs of a sweep already. Choose another experiment_name, or "
-            "set overwrite=true to replace the runs of the same number."
-        ]
-    return []
 
 
 def _config_dir(folder: str | None) -> Path | None:
@@ -240,10 +218,3 @@ def _config_dir(folder: str | None) -> Path | None:
     if not path.is_dir():
         raise ConfigError(f"--config-dir {folder} does not exist (seen from {Path.cwd()}). Name the folder of a run.")
     return path
-
-
-def _sweep_fault(override: Override) -> str:
-    return (
-        f"{override.input_line} lists several values. For one run per value add -m; for one run with a list write "
-        f"{as_list(override)}."
-    )

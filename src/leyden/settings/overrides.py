@@ -38,7 +38,7 @@ def typed_keys(overrides: Iterable[Override]) -> frozenset[str]:
 
 
 def variants(overrides: Sequence[Override]) -> list[list[str]]:
-    """The command line with every sweep at its first value, and again for each other value of each sweep; of an interval, its ends."""
+    """The command line with every sweep at its first value, and again for each other one; of an interval, its ends."""
     choices = [_values(override) for override in overrides]
     first = [values[0] for values in choices]
     others = [

@@ -11,12 +11,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.settings.config_files import definition
-from leyden.settings.overrides import read_overrides, sizes
+from leyden.settings.overrides import as_list, read_overrides, sizes
 
+SAVED = "config.yaml"  # a folder with this file is a run
 RECORDS = ".jobs"  # folder inside that of a sweep: one file per job
 THREADS = "OMP_NUM_THREADS"
 SHARE = "LEYDEN_CORE_SHARE"  # says to the jobs, and so to their manifests, why they have so many threads
@@ -84,3 +86,33 @@ def parallel_jobs(hydra: DictConfig) -> int:
         asked = int(launcher.n_jobs)
         return max(1, min(jobs, asked if asked > 0 else available_cores() + 1 + asked))
     return jobs if kind.endswith("LocalLauncher") else 1
+
+
+def chooses_sweep(texts: list[str]) -> bool:
+    """Whether a file of conf/sweep is chosen without `-m`, which it implies."""
+    chosen = any(text.startswith("sweep=") and text != "sweep=null" for text in texts)
+    return chosen and not {"-m", "--multirun"} & set(texts)
+
+
+def taken(config: DictConfig) -> list[str]:
+    """The fault of a sweep whose folder holds a run, or the runs of an earlier sweep that may not be replaced."""
+    name = config.get("experiment_name")
+    if name is None:
+        return []  # it will be named after the time
+    folder = Path(str(config.output_directory), str(name))
+    if (folder / SAVED).is_file():
+        return [f"experiment_name={name}: {folder} is a run, so no sweep goes into it. Choose another experiment_name."]
+    if config.overwrite is not True and any(folder.glob(f"*/{SAVED}")):
+        return [
+            f"experiment_name={name}: {folder} holds the runs of a sweep already. Choose another experiment_name, or "
+            "set overwrite=true to replace the runs of the same number."
+        ]
+    return []
+
+
+def sweep_fault(override: Override) -> str:
+    """What to say of several values without `-m`."""
+    return (
+        f"{override.input_line} lists several values. For one run per value add -m; for one run with a list write "
+        f"{as_list(override)}."
+    )
