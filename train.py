@@ -8,6 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from leyden.artifacts.ranks import run_ranks
+from leyden.artifacts.sweep import recorded
 from leyden.settings.command import Entry, job_folder, reported_faults, run_command
 from leyden.settings.read import read
 from leyden.settings.schema import Settings
@@ -20,9 +21,10 @@ def main(config: DictConfig) -> float | None:
     from leyden.artifacts.job import run_job  # late: neither --help nor a refused config waits for torch
 
     with reported_faults(debug=config.debug):
-        return run_job(read(config), job_folder())
+        return recorded(lambda: run_job(read(config), job_folder()))
+    return None
 
 
 if __name__ == "__main__":
-    entry = Entry("train", Path(__file__).resolve().parent / "conf", Settings, read)
+    entry = Entry("train", Path(__file__).resolve().parent / "conf", Settings, read, finish_sweep)
     sys.exit(run_ranks(partial(run_command, main, entry)) if is_one_of_several() else run_command(main, entry))

@@ -28,7 +28,9 @@ def write_table(path: Path, columns: Columns) -> Path:
     return path
 
 
-def settings_of(folder: Path, columns: Columns, *overrides: str, same_rows: bool = True) -> Settings:
+def settings_of(
+    folder: Path, columns: Columns, *overrides: str, same_rows: bool = True, explicit: frozenset[str] = frozenset()
+) -> Settings:
     """Settings of a run on these columns; by default all rows are trained on and evaluated."""
     folder.mkdir(parents=True, exist_ok=True)
     table = write_table(folder / "table.jsonl", columns)
@@ -42,7 +44,7 @@ def settings_of(folder: Path, columns: Columns, *overrides: str, same_rows: bool
     config, faults = compose_config("train", everything, CONF)
     assert not faults, faults
     assert config is not None
-    return read(config)
+    return read(config, explicit)
 
 
 def material_of(folder: Path, columns: Columns, *overrides: str, same_rows: bool = True) -> Material:

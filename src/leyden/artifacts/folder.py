@@ -21,7 +21,7 @@ from leyden.settings.schema import Settings
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
-FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class RunFolder:
     def log(self) -> Path:
         """Everything that was said."""
         return self.path / "train.log"
+
+    def log_of(self, rank: int) -> Path:
+        """What another process than the first said, where every one keeps a log."""
+        return self.path / f"train-rank{rank}.log" if rank else self.log
 
     def write_config(self, settings: Settings) -> None:
         """Write the settings so that `train.py --config-dir FOLDER --config-name config` repeats the run."""
@@ -113,14 +117,20 @@ def _is_run(path: Path) -> bool:
 
 
 class RunLog:
-    """Says every log line on the terminal, and keeps it for `train.log` until the run folder is there."""
+    """Says every log line on the terminal, and keeps it for `train.log` until the run folder is there.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    Args:
+        quiet: say and keep nothing.
+        rank: number of this process, put before every line where all of them speak; None: one speaks alone.
+    """
+
+    def __init__(self, *, quiet: bool = False, rank: int | None = None) -> None:
         self._logger = logging.getLogger("leyden")
         self._memory = logging.handlers.MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
         self._file: logging.FileHandler | None = None
         self._console = logging.StreamHandler(sys.stderr)
-        self._console.setFormatter(_ConsoleFormat())
+        self._prefix = "" if rank is None else f"[{rank}] "
+        self._console.setFormatter(_ConsoleFormat(self._prefix))
         self._quiet = quiet
 
     def __enter__(self) -> RunLog:
@@ -144,7 +154,7 @@ class RunLog:
         if self._quiet:
             return
         self._file = logging.FileHandler(path, encoding="utf-8")
-        self._file.setFormatter(FORMAT)
+        self._file.setFormatter(logging.Formatter(self._prefix + FORMAT))
         self._memory.setTarget(self._file)
         self._memory.flush()
         self._logger.removeHandler(self._memory)
@@ -152,6 +162,10 @@ class RunLog:
 
 
 class _ConsoleFormat(logging.Formatter):
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+
     def format(self, record: logging.LogRecord) -> str:
-        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return prefix + record.getMessage()
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return self._prefix + level + record.getMessage()

@@ -23,6 +23,8 @@ from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.summary import summary
+from leyden.artifacts.trackers import make_trackers
+from leyden.artifacts.tracking import place_of, running
 from leyden.data.dataset import TreeDataset
 from leyden.settings.errors import TrainingError
 from leyden.settings.read import dump
@@ -86,16 +88,20 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
     """Train on prepared material and write everything into the folder; on later ranks train only."""
     clock = time.perf_counter()
     announce(material)
-    loggers = [MetricsFile(folder.path / "metrics.csv")]
-    run = fit(settings, material, loggers, folder.path, partial(_export, material, settings))
-    results = results_of(run)
+    trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
+    with running(trackers, dump(settings)):
+        loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
+        run = fit(settings, material, loggers, folder.path, partial(_export, material, settings))
+        results = results_of(run)
+        if not is_later_rank():
+            save_run(run, material, settings, folder, results)
+            write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed, folder.path))
+            save_predictions(run, material, settings, folder)
     if not is_later_rank():
-        save_run(run, material, settings, folder, results)
-        write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
-        save_predictions(run, material, settings, folder)
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
-        write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
-        print(summary(results, folder.path, run))
+        manifest = manifest_of(settings, material, run, requested_seed, folder.path)
+        write_json(folder.path / "manifest.json", {**manifest, "trackers": {one.kind: one.state for one in trackers}})
+        print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
     return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 
 

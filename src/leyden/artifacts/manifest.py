@@ -6,10 +6,11 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,20 @@ from typing import Any
 import torch
 
 from leyden import __version__
+from leyden.artifacts.effective import effective_values
 from leyden.backbone.lora import base_location
-from leyden.backbone.quantization import KINDS
 from leyden.settings.schema import Settings
 from leyden.training.callbacks import Point, peak_memory_gib
 from leyden.training.devices import world_size
 from leyden.training.prepare import Material
 from leyden.training.run import Run
 
-PACKAGES = ("torch", "lightning", "transformers", "peft", "hydra-core", "omegaconf", "pandas", "pyarrow")
+PACKAGES = (  # whatever can move a number or a file; those that are not there are left out
+    "torch", "lightning", "transformers", "tokenizers", "peft", "safetensors", "gguf", "hydra-core", "omegaconf",
+    "numpy", "pandas", "pyarrow", "pydantic", "torchmetrics", "sacrebleu", "jinja2", "bitsandbytes", "deepspeed",
+    "flash-attn", "datasets", "openai", "tensorboard", "wandb", "neptune", "mlflow", "mlflow-skinny",
+    "hydra-optuna-sweeper", "optuna", "hydra-joblib-launcher", "hydra-submitit-launcher",
+)  # fmt: skip
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -42,16 +48,17 @@ def results_of(run: Run) -> dict[str, dict[str, float] | None]:
     }
 
 
-def manifest_of(settings: Settings, material: Material, run: Run, requested_seed: int) -> dict[str, Any]:
+def manifest_of(settings: Settings, material: Material, run: Run, requested_seed: int, folder: Path) -> dict[str, Any]:
     """Versions, command, data, requested and effective values, device, timings and memory."""
     tables = {name: part.trees.part.source.table for name, part in _parts(material).items()}
     module = run.module
     return {
         "leyden": __version__,
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in _packages(settings)},
+        "packages": versions(),
         "platform": platform.platform(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
+        "repeat": f"python train.py --config-dir {shlex.quote(str(folder))} --config-name config",
         "git_commit": _commit(),
         "seed": {"requested": requested_seed, "effective": settings.seed},
         "data": {name: {"path": str(table.path), "sha256": table.sha256} for name, table in tables.items()},
@@ -63,7 +70,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
             "start": settings.backbone.pretrained_weights
             or ("checkpoint" if settings.backbone.pretrained else "random"),
         },
-        "effective": _effective(settings, run),
+        "effective": effective_values(settings, run, requested_seed),
         "reference": run.reference,
         "processes": world_size(settings.trainer),
         "threads": torch.get_num_threads(),
@@ -80,25 +87,13 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
     }
 
 
-def _effective(settings: Settings, run: Run) -> dict[str, dict[str, str]]:
-    """Settings that became something else than what was written, and why."""
-    return {
-        "backbone.dtype": asdict(run.dtype),
-        "backbone.attention_implementation": {
-            "requested": settings.backbone.attention_implementation,
-            "effective": run.attention.engine,
-            "implementation": run.attention.implementation,
-            "reason": run.attention.reason,
-        },
-        "trainer.accelerator": {
-            "requested": settings.trainer.accelerator,
-            "effective": run.trainer.strategy.root_device.type,
-        },
-    }
-
-
-def _packages(settings: Settings) -> tuple[str, ...]:
-    return (*PACKAGES, "bitsandbytes") if settings.backbone.dtype in KINDS else PACKAGES
+def versions() -> dict[str, str]:
+    """Versions of the packages that a run may rest on, of those that are installed."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _parts(material: Material) -> dict[str, Any]:

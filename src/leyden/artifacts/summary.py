@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leyden.training.run import Run
 
 
-def summary(results: Mapping[str, Mapping[str, float] | None], folder: Path, run: Run) -> str:
-    """A table of the metrics before and after, the time, and what to do next."""
+def summary(
+    results: Mapping[str, Mapping[str, float] | None], folder: Path, run: Run, remarks: Sequence[str] = ()
+) -> str:
+    """A table of the metrics before and after, the time, what went wrong on the way, and what to do next."""
     before, final = results["before"] or {}, results["final"] or {}
     names = [name for name in final if name.startswith("validation/")]
     width = max(len(name) for name in names)
@@ -23,6 +25,7 @@ def summary(results: Mapping[str, Mapping[str, float] | None], folder: Path, run
         f"{run.updates} updates in {run.history.seconds:.0f} s of training, {run.seconds.get('in all', 0):.0f} s in all"
         + (f"; {skipped} updates were not applied (see train.log)" if skipped else "")
         + ".",
+        *(f"warning: {remark}" for remark in remarks),
         f"Everything is in {folder}. Next: python predict.py run={folder} dataset.path=new.csv",
     ]
     return "\n".join(lines)

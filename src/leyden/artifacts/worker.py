@@ -14,6 +14,7 @@ from leyden.settings.command import USER_FAULT, report
 from leyden.settings.errors import LeydenError
 from leyden.settings.read import parse, saved_config
 from leyden.settings.schema import Settings
+from leyden.training.devices import world_size
 from leyden.training.run import is_later_rank
 
 
@@ -21,17 +22,27 @@ def main(path: Path) -> int:
     """Train with the settings that the run folder holds; return the exit code."""
     folder = RunFolder(path)
     settings = parse(OmegaConf.create(saved_config(path / "config.yaml")), Settings)
+    rank = _rank(settings) if settings.log_all_ranks else None
+    speaks = rank is not None or not is_later_rank()
     try:
-        with RunLog(quiet=is_later_rank()) as run_log, prepared(settings, folder) as material:
-            run_log.open(folder.log)
+        with RunLog(quiet=not speaks, rank=rank) as run_log, prepared(settings, folder) as material:
+            run_log.open(folder.log_of(rank or 0))
             finish_job(settings, material, folder, int(os.environ.get("LEYDEN_REQUESTED_SEED", settings.seed)))
     except LeydenError as error:
         if settings.debug:
             raise
-        if not is_later_rank():
+        if speaks:
             report(error)
         return USER_FAULT
     return 0
+
+
+def _rank(settings: Settings) -> int:
+    """The number of this process among all: as a launcher says, else by its place on its machine."""
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    local = world_size(settings.trainer) // settings.trainer.num_nodes
+    return int(os.environ.get("NODE_RANK", "0")) * local + int(os.environ.get("LOCAL_RANK", "0"))
 
 
 if __name__ == "__main__":

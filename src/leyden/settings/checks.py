@@ -9,6 +9,7 @@ from pathlib import Path
 
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
 from leyden.settings.checks_environment import environment, unused_strategies
+from leyden.settings.checks_logging import secrets, trackers
 from leyden.settings.checks_model import backbone
 from leyden.settings.checks_training import optimization
 from leyden.settings.locations import TINY, WHEEL
@@ -32,7 +33,7 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
         _names, _problem, tables, columns, chains, texts, labels, augmentation, backbone, _generation, environment,
-        optimization,
+        optimization, trackers, secrets,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
     return faults + list(_without_effect(settings, explicit))
@@ -111,6 +112,8 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
             "optimizer.differential_learning_rate_layers=[]",
         ),
         (settings.trainer.epochs == 0, "backbone.", UNTRAINED, "trainer.epochs=0 trains nothing"),
+        (not settings.logger.chosen, "", "log_step_size", "logger=none"),
+        (settings.trainer.strategy == "auto", "", "log_all_ranks", "trainer.strategy=auto is one process"),
     ]
     reasons: dict[str, str] = {}
     for when, group, names, why in off:

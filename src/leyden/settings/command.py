@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,18 +21,19 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.settings.base import Group
-from leyden.settings.composition import compose_config, fault_of
-from leyden.settings.errors import ConfigError, LeydenError
+from leyden.settings.composition import compose_config, fault_of, search_space
+from leyden.settings.errors import ConfigError, LeydenError, TrainingError
 from leyden.settings.help import help_text
-from leyden.settings.overrides import as_list, misfits, read_overrides, typed_keys, variants
+from leyden.settings.overrides import misfits, read_overrides, typed_keys, variants
+from leyden.settings.sweeps import chooses_sweep, sweep_fault, taken
 from leyden.settings.torchrun import is_one_of_several
 from leyden.settings.wording import fields_of
 
-USER_FAULT = 2
-SAVED = "config.yaml"  # a folder with this file is a run
+PROGRAM_FAULT, USER_FAULT = 1, 2
 SWEEP_FOLDER = "hydra.sweep.dir="  # where that is said, the names below do not count
 Check = Callable[[DictConfig, frozenset[str]], object]
-_reported: list[LeydenError] = []
+_reported: list[Exception] = []
+_codes: list[int] = []
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Entry:
         folder: of the config groups.
         schema: of the settings.
         check: reads a composed config and the keys that were typed, or raises LeydenError.
+        finish: sums a sweep up when it is over, and returns the exit code that its jobs ask for.
     """
 
     name: str
     folder: Path
     schema: type[Group]
     check: Check
+    finish: Callable[[], int] = int
 
 
 def run_command(main: Callable[[], Any], entry: Entry) -> int:
@@ -61,20 +65,24 @@ def run_command(main: Callable[[], Any], entry: Entry) -> int:
         entry: what it runs on.
 
     Returns:
-        0 done, 2 a fault of the user. Faults of the program keep their traceback.
+        0 done, 2 a fault of the user, 1 a fault of the program in a job of a sweep. Elsewhere faults of the program
+        keep their traceback.
     """
+    if chooses_sweep(sys.argv[1:]):
+        sys.argv.insert(1, "-m")
     arguments = get_args_parser().parse_args()
     if arguments.help:
         print(help_text(entry.name, entry.folder, entry.schema))
         return 0
     _reported.clear()
+    _codes.clear()
     debug = "debug=true" in [text.lower() for text in arguments.overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's own printer
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; the display is ours
     try:
         if not (arguments.hydra_help or arguments.info or arguments.shell_completion):
             check_command(arguments, entry)
-        main()
+        _run_all(main, entry)
     except LeydenError as error:
         if debug:
             raise
@@ -85,22 +93,49 @@ def run_command(main: Callable[[], Any], entry: Entry) -> int:
             raise
         report(ConfigError(fault_of(error, [entry.folder])))
         return USER_FAULT
-    return USER_FAULT if _reported else 0
+    return _code()
+
+
+def _run_all(main: Callable[[], Any], entry: Entry) -> None:
+    """Run the job or jobs, and sum a sweep up however it ends."""
+    try:
+        main()
+    except Exception as error:
+        if not (code := entry.finish()):
+            raise
+        report(TrainingError(f"The sweep ended early: {' '.join(str(error).split())}"))
+        _codes.append(code)
+    except BaseException:
+        entry.finish()
+        raise
+    else:
+        _codes.append(entry.finish())
+
+
+def _code() -> int:
+    """The exit code that all jobs together ask for: a fault of the program weighs more than one of the user."""
+    codes = {*_codes, *(USER_FAULT if isinstance(error, LeydenError) else PROGRAM_FAULT for error in _reported)}
+    return next((code for code in (PROGRAM_FAULT, USER_FAULT) if code in codes), 0)
 
 
 @contextmanager
 def reported_faults(*, debug: bool) -> Iterator[None]:
     """Report a user's fault where it happens and remember it for the exit code, so that no traceback follows.
 
+    In a sweep a fault of the program is reported too, with its traceback, and the other jobs go on.
+
     Args:
-        debug: let the error through, with its traceback.
+        debug: let the error through, with its traceback; in a sweep, print the traceback.
     """
     try:
         yield
-    except LeydenError as error:
-        if debug:
+    except Exception as error:
+        if job_folder() is None and (debug or not isinstance(error, LeydenError)):
             raise
-        report(error)
+        if isinstance(error, LeydenError) and not debug:
+            report(error)
+        else:
+            traceback.print_exception(error)
         _reported.append(error)
 
 
@@ -115,6 +150,8 @@ def report(error: LeydenError) -> None:
 
 def job_folder() -> Path | None:
     """The folder of this job inside a Hydra multirun; None for a single run."""
+    if not HydraConfig.initialized():
+        return None
     hydra = HydraConfig.get()
     return Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None
 
@@ -133,8 +170,10 @@ def check_command(arguments: Namespace, entry: Entry) -> None:
     faults += _launch_faults(entry, multirun=arguments.multirun)
     if not arguments.multirun:
         sweeps = [override for override in overrides if override.is_sweep_override()]
-        faults += [_sweep_fault(override) for override in sweeps]
+        faults += [sweep_fault(override) for override in sweeps]
         overrides = [override for override in overrides if override not in sweeps]
+    else:
+        overrides += _space(overrides, entry, arguments)
     for variant in variants(overrides):
         faults += [fault for fault in _faults(variant, entry, arguments) if fault not in faults]
     if faults:
@@ -155,6 +194,14 @@ def _launch_faults(entry: Entry, *, multirun: bool) -> list[str]:
     return []
 
 
+def _space(overrides: list[Override], entry: Entry, arguments: Namespace) -> list[Override]:
+    """What a sweep varies by a file, unless the command line says otherwise."""
+    name, extra = arguments.config_name or entry.name, _config_dir(arguments.config_dir)
+    given = {override.key_or_group for override in overrides}
+    space, _ = read_overrides(search_space(name, variants(overrides)[0], entry.folder, extra))
+    return [override for override in space if override.key_or_group not in given]
+
+
 def _faults(texts: list[str], entry: Entry, arguments: Namespace) -> list[str]:
     """Faults of one command line without sweeps."""
     name = arguments.config_name or entry.name
@@ -171,24 +218,8 @@ def _faults(texts: list[str], entry: Entry, arguments: Namespace) -> list[str]:
     except ConfigError as error:
         faults += error.faults
     if arguments.multirun and name == entry.name and not any(text.startswith(SWEEP_FOLDER) for text in texts):
-        faults += _taken(config)
+        faults += taken(config)
     return faults
-
-
-def _taken(config: DictConfig) -> list[str]:
-    """The fault of a sweep whose folder holds a run, or the runs of an earlier sweep that may not be replaced."""
-    name = config.get("experiment_name")
-    if name is None:
-        return []  # it will be named after the time
-    folder = Path(str(config.output_directory), str(name))
-    if (folder / SAVED).is_file():
-        return [f"experiment_name={name}: {folder} is a run, so no sweep goes into it. Choose another experiment_name."]
-    if config.overwrite is not True and any(folder.glob(f"*/{SAVED}")):
-        return [
-            f"experiment_name={name}: {folder} holds the runs of a sweep already. Choose another experiment_name, or "
-            "set overwrite=true to replace the runs of the same number."
-        ]
-    return []
 
 
 def _config_dir(folder: str | None) -> Path | None:
@@ -203,10 +234,3 @@ def _config_dir(folder: str | None) -> Path | None:
     if not path.is_dir():
         raise ConfigError(f"--config-dir {folder} does not exist (seen from {Path.cwd()}). Name the folder of a run.")
     return path
-
-
-def _sweep_fault(override: Override) -> str:
-    return (
-        f"{override.input_line} lists several values. For one run per value add -m; for one run with a list write "
-        f"{as_list(override)}."
-    )

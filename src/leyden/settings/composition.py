@@ -50,6 +50,25 @@ def compose_config(
                 remaining = [text for text in remaining if text not in refused]
 
 
+def search_space(name: str, overrides: Sequence[str], folder: Path, extra: Path | None = None) -> list[str]:
+    """What a sweeper will vary by itself, written as overrides; nothing where the command line does not compose.
+
+    Args:
+        name: the primary config.
+        overrides: as typed, without sweeps.
+        folder: of the config groups.
+        extra: a second folder to search.
+    """
+    search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
+    with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
+        try:
+            config = compose(name, [*overrides, *search], return_hydra_config=True)
+        except UNFIT:
+            return []
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    return [f"{key}={value}" for key, value in params.items()]
+
+
 def fault_of(error: Exception, folders: Sequence[Path], overrides: Sequence[str] = ()) -> str:
     """One sentence for an error of Hydra, OmegaConf or a YAML file: the setting, what is wrong, what goes.
 
@@ -65,6 +84,8 @@ def fault_of(error: Exception, folders: Sequence[Path], overrides: Sequence[str]
         return f"{match.group(1)} is there already. Leave out the plus sign."
     if match := re.search(r"Could not find '([^']+)'|Cannot find primary config '([^']+)'", text):
         group, _, choice = (match.group(1) or match.group(2)).rpartition("/")
+        if group.startswith("hydra/"):
+            return f"{group}={choice} is not there. Those that do not come with Hydra: pip install -e '.[sweep]'."
         choices = choices_of(folders, group)
         setting = f"{group}={choice}" if group else f"--config-name {choice}"
         return f"{setting} does not exist.{nearest(choice, choices)} Allowed: {', '.join(choices) or 'none yet'}."

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from pydantic.fields import FieldInfo
 
@@ -39,13 +39,19 @@ def typed_keys(overrides: Iterable[Override]) -> frozenset[str]:
 
 
 def variants(overrides: Sequence[Override]) -> list[list[str]]:
-    """The command line with every sweep at its first value, and again for each other value of each sweep."""
+    """The command line with every sweep at its first value, and again for each other one; of an interval, its ends."""
     choices = [_values(override) for override in overrides]
     first = [values[0] for values in choices]
     others = [
         [*first[:place], value, *first[place + 1 :]] for place, values in enumerate(choices) for value in values[1:]
     ]
     return [first, *others]
+
+
+def sizes(overrides: Iterable[Override]) -> list[int]:
+    """How many values each sweep lists; 1 where it gives a range of numbers."""
+    found = [override for override in overrides if override.is_sweep_override() and override.is_discrete_sweep()]
+    return [len(_values(override)) for override in found]
 
 
 def misfits(overrides: Iterable[Override], folders: Sequence[Path], fields: Mapping[str, FieldInfo]) -> dict[str, str]:
@@ -86,8 +92,11 @@ def as_list(override: Override) -> str:
 
 
 def _values(override: Override) -> list[str]:
-    if not override.is_sweep_override() or not override.is_discrete_sweep():
+    if not override.is_sweep_override():
         return [override.input_line or ""]
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [f"{override.get_key_element()}={end}" for end in (value.start, value.end)]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 from leyden.settings.augmentation_groups import Augmentation
 from leyden.settings.base import Group, Text
 from leyden.settings.data_groups import Dataset, Tokenizer
+from leyden.settings.logger_groups import Loggers
 from leyden.settings.model_groups import Adapter, Backbone, Generation, Lora, Metric, Problem
 from leyden.settings.training_groups import Checkpoint, Optimizer, Schedule, Trainer
 
@@ -35,6 +36,10 @@ class Settings(Group):
     overwrite: bool = Field(description="Replace an existing run folder.")
     cache: Literal["on", "off"] = Field(description="Keep tokens and converted weights for the next start.")
     debug: bool = Field(description="Show the traceback of an error.")
+    log_step_size: Literal["absolute", "relative"] = Field(
+        description="What trackers count along their x axis: samples, or the share of all planned samples."
+    )
+    log_all_ranks: bool = Field(description="Let every process speak and keep a log, not the first one alone.")
     problem: Problem
     backbone: Backbone
     dataset: Dataset
@@ -49,6 +54,7 @@ class Settings(Group):
         dict[str, Metric], Field(min_length=1, description="Metrics; the first one decides which evaluation is best.")
     ]
     generation: Generation
+    logger: Loggers = Field(description="Trackers that get every number beside metrics.csv.")
 
 
 Maybe = Annotated[str | None, Field(description="As in dataset; null: as the run was trained.")]

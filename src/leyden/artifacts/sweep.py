@@ -1,0 +1,160 @@
+"""A sweep from outside: what each job leaves, and the table of all of them, `sweep.csv`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from leyden.settings.command import PROGRAM_FAULT, USER_FAULT, job_folder
+from leyden.settings.errors import LeydenError
+from leyden.settings.read import saved_config
+from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
+
+TABLE = "sweep.csv"
+DONE, FAILED, CRASHED, STOPPED = "done", "failed", "crashed", "stopped"
+SHOWN = 60  # characters of a reason on the terminal
+
+
+@dataclass
+class JobRecord:
+    """One job of a sweep.
+
+    Attributes:
+        number: as Hydra counts it, and as its folder is called.
+        overrides: what makes it this job, and what all jobs have in common.
+        folder: of the run.
+        status: done, failed (a fault of the user), crashed (one of the program), stopped (it never came to its end).
+        metric: of the final model; None without one.
+        reason: why it is not done.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: str
+    status: str = STOPPED
+    metric: float | None = None
+    reason: str = "The process ended without a word."
+    results: dict[str, float] = field(default_factory=dict)
+
+
+def recorded(job: Callable[[], float]) -> float | None:
+    """Do a job; inside a sweep, leave a record of it whatever happens.
+
+    Returns:
+        What the job returns; None for a number that no sweeper can compare.
+    """
+    folder = job_folder()
+    if folder is None:
+        return job()
+    hydra = HydraConfig.get()
+    record = JobRecord(int(hydra.job.num), list(hydra.overrides.task), str(folder))
+    _write(record)
+    try:
+        value = job()
+        record.status, record.metric, record.reason = DONE, value if math.isfinite(value) else None, ""
+        record.results = _final(folder)
+    except LeydenError as error:
+        record.status, record.reason = FAILED, " ".join(error.faults)
+        raise
+    except Exception as error:
+        record.status, record.reason = CRASHED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise
+    except BaseException as error:
+        record.reason = f"{type(error).__name__}"
+        raise
+    finally:
+        _write(record)
+    return record.metric
+
+
+def finish_sweep() -> int:
+    """Write and print the table of the sweep that this process has started, if any; return the exit code."""
+    folder = started_sweep()
+    if folder is None or not (folder / RECORDS).is_dir():
+        return 0
+    files = sorted((folder / RECORDS).glob("*.json"), key=lambda path: int(path.stem))
+    records = [JobRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
+    records = [replace(record, folder=str(folder / Path(record.folder).name)) for record in records]
+    ordered = ranked(records, _direction(records))
+    _write_table(folder / TABLE, ordered)
+    print(_shown(ordered, folder))
+    shutil.rmtree(folder / RECORDS)
+    kinds = {record.status for record in records}
+    return PROGRAM_FAULT if kinds & {CRASHED, STOPPED} else USER_FAULT if FAILED in kinds else 0
+
+
+def ranked(records: Sequence[JobRecord], direction: str) -> list[JobRecord]:
+    """Best first; then those without a number; last those that are not done, in the order they were started in."""
+    sign = 1 if direction == "min" else -1
+
+    def key(record: JobRecord) -> tuple[bool, bool, float, int]:
+        value = record.metric
+        return record.status != DONE, value is None, sign * (value or 0.0), record.number
+
+    return sorted(records, key=key)
+
+
+def varied(records: Sequence[JobRecord]) -> list[list[str]]:
+    """The overrides of each job that not all jobs have; of a single job, all."""
+    shared = set.intersection(*(set(record.overrides) for record in records)) if len(records) > 1 else set()
+    return [[text for text in record.overrides if text not in shared] for record in records]
+
+
+def _write(record: JobRecord) -> None:
+    """Leave the record of a job where the end of the sweep finds it; a reader never sees half a file."""
+    folder = Path(record.folder).parent / RECORDS
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{record.number}.draft"
+    draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
+    os.replace(draft, folder / f"{record.number}.json")
+
+
+def _final(folder: Path) -> dict[str, float]:
+    path = folder / "results.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["final"] if path.is_file() else {}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _direction(records: Sequence[JobRecord]) -> str:
+    """Which way the metric is better, as the settings of the first job that is done say."""
+    done = next((record for record in records if record.status == DONE), None)
+    return metric_direction(saved_config(Path(done.folder) / "config.yaml")["metric"]) if done else "min"
+
+
+def _write_table(path: Path, records: Sequence[JobRecord]) -> None:
+    names = list(dict.fromkeys(name for record in records for name in record.results))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["job", "status", "metric", "overrides", *names, "folder", "reason"])
+        for record, overrides in zip(records, varied(records), strict=True):
+            numbers = [_number(record.results.get(name)) for name in names]
+            head = [record.number, record.status, _number(record.metric), " ".join(overrides)]
+            writer.writerow([*head, *numbers, record.folder, record.reason])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _shown(records: Sequence[JobRecord], folder: Path) -> str:
+    """The table as it is printed, and what the best job was."""
+    rows = [("job", "status", "metric", "overrides")]
+    for record, overrides in zip(records, varied(records), strict=True):
+        metric = "-" if record.metric is None else f"{record.metric:.6g}"
+        why = record.reason if len(record.reason) <= SHOWN else f"{record.reason[: SHOWN - 1]}…"
+        rows.append((str(record.number), record.status, metric, " ".join(overrides) + (f"  ({why})" if why else "")))
+    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    lines = ["", *("  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows), ""]
+    if records and records[0].status == DONE:
+        lines.append(f"Best: {' '.join(varied(records)[0])} in {records[0].folder}.")
+    done = sum(record.status == DONE for record in records)
+    lines.append(f"{done} of {len(records)} jobs are done. All numbers are in {folder / TABLE}.")
+    return "\n".join(lines)

@@ -1,0 +1,118 @@
+"""Sweeps before their first job: which way the metric is better, where the jobs go, how they share the cores."""
+
+from __future__ import annotations
+
+import ast
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.settings.config_files import definition
+from leyden.settings.overrides import as_list, read_overrides, sizes
+
+SAVED = "config.yaml"  # a folder with this file is a run
+RECORDS = ".jobs"  # folder inside that of a sweep: one file per job
+THREADS = "OMP_NUM_THREADS"
+SHARE = "LEYDEN_CORE_SHARE"  # says to the jobs, and so to their manifests, why they have so many threads
+WORDS = {"min": "minimize", "max": "maximize"}
+_started: list[Path] = []
+
+
+def metric_direction(metrics: Mapping[str, Any]) -> str:
+    """Which way the first metric is better, "min" or "max": as the settings say, else as the code is marked.
+
+    Args:
+        metrics: the group `metric` of a config.
+    """
+    first = next(iter(metrics.values()))
+    if said := first.get("direction"):
+        return str(said)
+    node = definition(str(first["_target_"]))
+    for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+        if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "metric":
+            return str(ast.literal_eval(mark.args[0]))
+    module, _, name = str(first["_target_"]).rpartition(".")
+    return str(getattr(getattr(import_module(module), name), "direction", "min"))
+
+
+OmegaConf.register_new_resolver("sweep_direction", lambda metrics: WORDS[metric_direction(metrics)], replace=True)
+
+
+class SweepStart(Callback):
+    """Hydra's callback at the start of a sweep: it remembers the folder and shares the cores out."""
+
+    def on_multirun_start(self, config: DictConfig, **options: Any) -> None:  # noqa: ARG002
+        """Take away what an earlier sweep in this folder left of its jobs, and set the threads of parallel jobs."""
+        folder = Path(str(config.hydra.sweep.dir))
+        _started.append(folder)
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        jobs, cores = parallel_jobs(config.hydra), available_cores()
+        if jobs > 1 and THREADS not in os.environ:
+            os.environ[THREADS] = str(max(1, cores // jobs))
+            os.environ[SHARE] = f"{cores} cores shared by {jobs} jobs at a time"
+
+
+def started_sweep() -> Path | None:
+    """The folder of the sweep that this process has started and not yet finished; asking finishes it."""
+    return _started.pop() if _started else None
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parallel_jobs(hydra: DictConfig) -> int:
+    """How many jobs run at the same time on this machine, as far as the launcher says.
+
+    Args:
+        hydra: Hydra's own part of the config of a sweep.
+    """
+    launcher, sweeper = hydra.launcher, hydra.sweeper
+    kind = str(launcher.get("_target_", ""))
+    overrides, _ = read_overrides(hydra.overrides.task)
+    jobs = math.prod(sizes(overrides))
+    if "optuna" in str(sweeper.get("_target_", "")):
+        jobs = int(sweeper.n_jobs)
+    if "joblib" in kind:
+        asked = int(launcher.n_jobs)
+        return max(1, min(jobs, asked if asked > 0 else available_cores() + 1 + asked))
+    return jobs if kind.endswith("LocalLauncher") else 1
+
+
+def chooses_sweep(texts: list[str]) -> bool:
+    """Whether a file of conf/sweep is chosen without `-m`, which it implies."""
+    chosen = any(text.startswith("sweep=") and text != "sweep=null" for text in texts)
+    return chosen and not {"-m", "--multirun"} & set(texts)
+
+
+def taken(config: DictConfig) -> list[str]:
+    """The fault of a sweep whose folder holds a run, or the runs of an earlier sweep that may not be replaced."""
+    name = config.get("experiment_name")
+    if name is None:
+        return []  # it will be named after the time
+    folder = Path(str(config.output_directory), str(name))
+    if (folder / SAVED).is_file():
+        return [f"experiment_name={name}: {folder} is a run, so no sweep goes into it. Choose another experiment_name."]
+    if config.overwrite is not True and any(folder.glob(f"*/{SAVED}")):
+        return [
+            f"experiment_name={name}: {folder} holds the runs of a sweep already. Choose another experiment_name, or "
+            "set overwrite=true to replace the runs of the same number."
+        ]
+    return []
+
+
+def sweep_fault(override: Override) -> str:
+    """What to say of several values without `-m`."""
+    return (
+        f"{override.input_line} lists several values. For one run per value add -m; for one run with a list write "
+        f"{as_list(override)}."
+    )
