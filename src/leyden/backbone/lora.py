@@ -35,7 +35,9 @@ def add_adapter(
     if settings is None:
         return model
     _check_targets(model, settings)
-    modules, shared = _modules(model, settings.unfreeze_layers)
+    groups = _modules(model, settings.unfreeze_layers)
+    # peft ties what shares the embedding by turning it into linear modules: wrong where one is an embedding itself
+    by_hand = [names for names in groups if sum(_is_embedding(model, name) for name in names) > 1]
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
@@ -43,15 +45,20 @@ def add_adapter(
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         target_modules="all-linear" if settings.target_modules is None else list(settings.target_modules),
-        modules_to_save=modules or None,
-        ensure_weight_tying=shared,
+        modules_to_save=list(dict.fromkeys(name for names in groups for name in names)) or None,
+        ensure_weight_tying=not by_hand and any(len(names) > 1 for names in groups),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type=task,
     )
     with warnings.catch_warnings():
         # Said of tied modules by other names than those of Llama, although they are tied.
         warnings.filterwarnings("ignore", message="You have requested `ensure_weight_tying`")
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         adapted = cast(PeftModel, get_peft_model(model, config))
+    for names in by_hand:
+        first, *others = (_copy(adapted, name) for name in names)
+        for other in others:
+            other.weight = first.weight
     adapted.peft_config["default"].base_model_name_or_path = base_name
     adapted.train()
     return adapted
@@ -70,8 +77,18 @@ def _check_targets(model: nn.Module, settings: Lora) -> None:
         raise ModelError(faults)
 
 
-def _modules(model: nn.Module, entries: list[str]) -> tuple[list[str], bool]:
-    """Modules that own a weight whose full name contains one of the entries, and whether they share one."""
+def _is_embedding(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(name), nn.Embedding)
+
+
+def _copy(adapted: PeftModel, name: str) -> nn.Module:
+    """The copy of a module that the adapter trains."""
+    wrapper = adapted.get_base_model().get_submodule(name)
+    return cast(nn.ModuleDict, wrapper.modules_to_save)["default"]
+
+
+def _modules(model: nn.Module, entries: list[str]) -> list[list[str]]:
+    """Modules that own a weight whose full name contains one of the entries; one group for each weight."""
     weights = dict(model.named_parameters(remove_duplicate=False))
     chosen: set[int] = set()
     faults = []
@@ -84,5 +101,8 @@ def _modules(model: nn.Module, entries: list[str]) -> tuple[list[str], bool]:
         chosen |= matching
     if faults:
         raise ModelError(faults)
-    owners = [(name.rpartition(".")[0], id(weight)) for name, weight in weights.items() if id(weight) in chosen]
-    return list(dict.fromkeys(owner for owner, _ in owners)), len(owners) > len(chosen)
+    groups: dict[int, list[str]] = {}
+    for name, weight in weights.items():
+        if id(weight) in chosen:
+            groups.setdefault(id(weight), []).append(name.rpartition(".")[0])
+    return list(groups.values())
