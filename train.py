@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from leyden.artifacts.ranks import run_ranks
-from leyden.artifacts.sweep import recorded
+from leyden.artifacts.sweep import finish_sweep, recorded
 from leyden.settings.command import Entry, job_folder, reported_faults, run_command
 from leyden.settings.read import read
 from leyden.settings.schema import Settings

@@ -131,6 +131,27 @@ def test_tied_weights_stay_tied(architecture: str, entry: str) -> None:
     assert (in_use(base.get_input_embeddings()) - start).abs().max() > 0.01
 
 
+# peft says this when it loads the copies, which are equal
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_an_embedding_that_encoder_and_decoder_share_is_trained_saved_and_loaded(tmp_path: Path) -> None:
+    tiny_model("t5").save_pretrained(tmp_path / "base")
+    model = adapted("t5", str(tmp_path / "base"), unfreeze_layers=["embed"])
+    shared = {"shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"}
+    assert len({id(in_use(base_model(model).get_submodule(name))) for name in shared}) == 1
+    inputs = {"input_ids": IDS, "decoder_input_ids": IDS, "use_cache": False}
+    expected = tiny_model("t5")(**inputs).logits
+    torch.testing.assert_close(model.eval()(**inputs).logits, expected)
+    model(**inputs).logits.log_softmax(-1)[0, :, 7].sum().backward()
+    torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1).step()
+    after = model(**inputs).logits
+    assert (after - expected).abs().max() > 0.01
+    with model.disable_adapter():
+        torch.testing.assert_close(model(**inputs).logits, expected)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(tiny_model("t5"), tmp_path / "adapter").eval()
+    torch.testing.assert_close(loaded(**inputs).logits, after)
+
+
 def test_names_that_fit_nothing_are_refused_together() -> None:
     with pytest.raises(ModelError, match=r"'q_prj' fits no module. Did you mean q_proj\?"):
         adapted(target_modules=["q_prj"])

@@ -43,36 +43,44 @@ def add_adapter(
     if isinstance(settings, Adapter):
         adapted = _named_adapter(model, settings, task)
     else:
-        adapted = _adapted(model, _lora_config(model, settings, task))
+        adapted = _with_lora(model, settings, task)
     adapted.peft_config["default"].base_model_name_or_path = base_name
     adapted.train()
     return adapted
 
 
-def _lora_config(model: nn.Module, settings: Lora, task: str) -> LoraConfig:
-    modules, shared = _modules(model, settings.unfreeze_layers)
-    return LoraConfig(
+def _with_lora(model: PreTrainedModel, settings: Lora, task: str) -> PeftModel:
+    groups = _modules(model, settings.unfreeze_layers)
+    # peft ties what shares the embedding by turning it into linear modules: wrong where one is an embedding itself
+    by_hand = [names for names in groups if sum(_is_embedding(model, name) for name in names) > 1]
+    config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
         lora_dropout=settings.dropout,
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         target_modules="all-linear" if settings.target_modules is None else list(settings.target_modules),
-        modules_to_save=modules or None,
-        ensure_weight_tying=shared,
+        modules_to_save=_flat(groups) or None,
+        ensure_weight_tying=not by_hand and any(len(names) > 1 for names in groups),
         fan_in_fan_out=_is_transposed(model),
         task_type=task,
     )
+    adapted = _adapted(model, config)
+    for names in by_hand:
+        first, *others = (_copy(adapted, name) for name in names)
+        for other in others:
+            other.weight = first.weight
+    return adapted
 
 
 def _named_adapter(model: PreTrainedModel, settings: Adapter, task: str) -> PeftModel:
-    modules, shared = _modules(model, settings.unfreeze_layers)
-    if shared:
+    groups = _modules(model, settings.unfreeze_layers)
+    if any(len(names) > 1 for names in groups):
         raise ModelError(
             f"lora.unfreeze_layers={settings.unfreeze_layers} names a weight that several modules share, and "
             f"{settings.target} would train a copy for each. Use lora=lora, or name other weights."
         )
-    config = named_config(settings, modules, task, transposed=_is_transposed(model))
+    config = named_config(settings, _flat(groups), task, transposed=_is_transposed(model))
     before = base_sums(model)
     try:
         adapted = _adapted(model, config)
@@ -97,6 +105,7 @@ def _adapted(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     with warnings.catch_warnings():
         # Said of tied modules by other names than those of Llama, although they are tied.
         warnings.filterwarnings("ignore", message="You have requested `ensure_weight_tying`")
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         return cast(PeftModel, get_peft_model(model, config))
 
 
@@ -118,8 +127,8 @@ def _check_targets(model: nn.Module, settings: Lora | Adapter) -> None:
         raise ModelError(faults)
 
 
-def _modules(model: nn.Module, entries: list[str]) -> tuple[list[str], bool]:
-    """Modules that own a weight which an entry fits, and whether they share one; the head is trained anyway."""
+def _modules(model: nn.Module, entries: list[str]) -> list[list[str]]:
+    """Modules that own a weight which an entry fits, one group for each weight; the head is trained anyway."""
     fitting = {id(weight) for weight in chosen(canonical_names(model), entries, "lora.unfreeze_layers")}
     weights = dict(model.named_parameters(remove_duplicate=False))
     held = [name for name, weight in weights.items() if id(weight) in fitting and is_quantised(weight)]
@@ -128,6 +137,23 @@ def _modules(model: nn.Module, entries: list[str]) -> tuple[list[str], bool]:
             f"lora.unfreeze_layers={entries} fits {len(held)} quantised weights, such as {held[0]}, which cannot be "
             "trained. Name weights that stay in floating point (embed, norm, lm_head), or use backbone.dtype=auto."
         )
-    owners = [(name.rpartition(".")[0], id(weight)) for name, weight in weights.items() if id(weight) in fitting]
-    listed = [owner for owner, _ in owners if owner not in HEAD_MODULES]
-    return list(dict.fromkeys(listed)), len(owners) > len(fitting)
+    groups: dict[int, list[str]] = {}
+    for name, weight in weights.items():
+        owner = name.rpartition(".")[0]
+        if id(weight) in fitting and owner not in HEAD_MODULES:
+            groups.setdefault(id(weight), []).append(owner)
+    return list(groups.values())
+
+
+def _flat(groups: list[list[str]]) -> list[str]:
+    return list(dict.fromkeys(name for names in groups for name in names))
+
+
+def _is_embedding(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(name), nn.Embedding)
+
+
+def _copy(adapted: PeftModel, name: str) -> nn.Module:
+    """The copy of a module that the adapter trains."""
+    wrapper = adapted.get_base_model().get_submodule(name)
+    return cast(nn.ModuleDict, wrapper.modules_to_save)["default"]

@@ -50,6 +50,7 @@ NOISE = (  # of Lightning: true, and of no use to whoever fine-tunes
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*No device id is provided via `init_process_group`.*",
     r".*Found .* module\(s\) in eval mode at the start of training.*",
+    r".*Model has `tie_word_embeddings=True`.*",  # of an adapter that is loaded: its copies are equal
     r".*`is_gradient_checkpointing` is deprecated.*",  # peft 0.21 asks transformers 5.23 by the old name
 )
 
