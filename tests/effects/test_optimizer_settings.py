@@ -315,7 +315,8 @@ def test_r4_groups_are_the_kinds_of_rate_times_the_kinds_of_decay() -> None:
     assert [group["weight_decay"] for group in groups.values()] == [0.1, 0.0, 0.1, 0.0]
     groups = {g["name"]: g for g in parameter_groups(model, 0.1, layers=["layers.0."], rate=3e-5, hidden_apart=True)}
     assert {name: len(group["params"]) for name, group in groups.items()} == {
-        "hidden decayed": 7, "decayed": 2, "undecayed": 3, "differential hidden decayed": 7, "differential undecayed": 2,
+        "hidden decayed": 7, "decayed": 2, "undecayed": 3, "differential hidden decayed": 7,
+        "differential undecayed": 2,
     }  # fmt: skip
 
 
