@@ -84,6 +84,7 @@ def _named_adapter(model: PreTrainedModel, settings: Adapter, task: str) -> Peft
     before = base_sums(model)
     try:
         adapted = _adapted(model, config)
+        PeftConfig.from_peft_type(**adapted.peft_config["default"].to_dict())  # as it will be read back
     except (TypeError, ValueError) as error:
         raise ModelError(
             f"lora._target_={settings.target!r} cannot be put on this model: {error} Look at the keys of lora."

@@ -24,7 +24,7 @@ REFUSED = {
      "CartridgeConfig"),
     SEQUENCE,
 )  # fmt: skip
-INSTEAD = "Choose a file of conf/lora, or another adapter that stands beside the layers, such as peft.BOFTConfig."
+INSTEAD = "Choose a file of conf/lora, or another adapter that stands beside the layers, such as peft.HRAConfig."
 
 
 def optimization(settings: Settings) -> Iterator[str]:

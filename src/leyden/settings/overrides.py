@@ -130,7 +130,7 @@ def _fits_a_choice(override: Override, folders: Sequence[Path], fields: Mapping[
 def _is_removable(key: str, fields: Mapping[str, FieldInfo]) -> bool:
     """Whether a key may go: it stands beside a `_target_`, as what that is handed, and the schema can do without it."""
     handed_on = f"{key.rpartition('.')[0]}._target_" in fields
-    return handed_on and (not fields[key].is_required() if key in fields else is_open(key, fields))
+    return handed_on and (not fields[key].is_required() if key in fields else is_open(key, fields, always=False))
 
 
 def _wrong_choice(override: Override, folders: Sequence[Path]) -> str:
