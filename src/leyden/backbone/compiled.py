@@ -67,9 +67,9 @@ def compile_errors(*, on: bool) -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        said = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
         raise ModelError(
-            f"backbone.compile=true: the model could not be compiled ({lines[0].rstrip('.:')}). Set "
+            f"backbone.compile=true: the model could not be compiled ({said.rstrip('.')}). Set "
             "backbone.compile=false, or look at debug=true for the compiler's own words."
         ) from error
 
