@@ -21,7 +21,7 @@ def main(config: DictConfig) -> float | None:
     from leyden.artifacts.job import run_job  # late: neither --help nor a refused config waits for torch
 
     with reported_faults(debug=config.debug):
-        return recorded(lambda: run_job(read(config), job_folder()))
+        return recorded(config, lambda: run_job(read(config), job_folder()))
     return None
 
 

@@ -58,7 +58,8 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         "packages": versions(),
         "platform": platform.platform(),
         "command": shlex.join(sys.argv),
-        "repeat": f"python train.py --config-dir {shlex.quote(str(folder))} --config-name config",
+        "repeat": f"python train.py --config-dir {shlex.quote(str(folder))} --config-name config "
+        f"experiment_name={shlex.quote(f'{folder.name}-again')}",
         "git_commit": _commit(),
         "seed": {"requested": requested_seed, "effective": settings.seed},
         "data": {name: {"path": str(table.path), "sha256": table.sha256} for name, table in tables.items()},

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from leyden.settings.command import PROGRAM_FAULT, USER_FAULT, job_folder
 from leyden.settings.errors import LeydenError
-from leyden.settings.read import saved_config
 from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
 
 TABLE = "sweep.csv"
@@ -31,6 +31,7 @@ class JobRecord:
         number: as Hydra counts it, and as its folder is called.
         overrides: what makes it this job, and what all jobs have in common.
         folder: of the run.
+        direction: min or max, whichever way the metric is better.
         status: done, failed (a fault of the user), crashed (one of the program), stopped (it never came to its end).
         metric: of the final model; None without one.
         reason: why it is not done.
@@ -39,14 +40,19 @@ class JobRecord:
     number: int
     overrides: list[str]
     folder: str
+    direction: str
     status: str = STOPPED
     metric: float | None = None
     reason: str = "The process ended without a word."
     results: dict[str, float] = field(default_factory=dict)
 
 
-def recorded(job: Callable[[], float]) -> float | None:
+def recorded(config: DictConfig, job: Callable[[], float]) -> float | None:
     """Do a job; inside a sweep, leave a record of it whatever happens.
+
+    Args:
+        config: of the job.
+        job: trains and returns the metric.
 
     Returns:
         What the job returns; None for a number that no sweeper can compare.
@@ -55,7 +61,7 @@ def recorded(job: Callable[[], float]) -> float | None:
     if folder is None:
         return job()
     hydra = HydraConfig.get()
-    record = JobRecord(int(hydra.job.num), list(hydra.overrides.task), str(folder))
+    record = JobRecord(int(hydra.job.num), list(hydra.overrides.task), str(folder), metric_direction(config.metric))
     _write(record)
     try:
         value = job()
@@ -81,9 +87,11 @@ def finish_sweep() -> int:
     if folder is None or not (folder / RECORDS).is_dir():
         return 0
     files = sorted((folder / RECORDS).glob("*.json"), key=lambda path: int(path.stem))
+    if not files:
+        return 0
     records = [JobRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
     records = [replace(record, folder=str(folder / Path(record.folder).name)) for record in records]
-    ordered = ranked(records, _direction(records))
+    ordered = ranked(records, records[0].direction)
     _write_table(folder / TABLE, ordered)
     print(_shown(ordered, folder))
     shutil.rmtree(folder / RECORDS)
@@ -121,12 +129,6 @@ def _final(folder: Path) -> dict[str, float]:
     path = folder / "results.json"
     found = json.loads(path.read_text(encoding="utf-8"))["final"] if path.is_file() else {}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
-
-
-def _direction(records: Sequence[JobRecord]) -> str:
-    """Which way the metric is better, as the settings of the first job that is done say."""
-    done = next((record for record in records if record.status == DONE), None)
-    return metric_direction(saved_config(Path(done.folder) / "config.yaml")["metric"]) if done else "min"
 
 
 def _write_table(path: Path, records: Sequence[JobRecord]) -> None:
