@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leyden.artifacts.folder import RunFolder, RunLog, create_folder, default_name, plan_folder
+from leyden.artifacts.folder import RunFolder, RunLog, create_folder, created_folder, default_name, plan_folder
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import read, saved_config
@@ -55,6 +55,68 @@ def test_an_existing_run_is_refused_and_replaced_only_on_request(make: Make, tmp
     assert mine.exists(), "planning must not delete"
     create_folder(folder, again)
     assert not mine.exists()
+
+
+def replaced(make: Make, tmp_path: Path, *left: str) -> None:
+    """A run replaces another one, writes these files, and fails."""
+    settings = make("experiment_name=run")
+    create_folder(plan_folder(settings), settings)
+    (tmp_path / "run" / "mine.txt").write_text("x")
+    again = make("experiment_name=run", "overwrite=true")
+    with pytest.raises(RuntimeError, match="out of memory"), created_folder(plan_folder(again), again):
+        for name in left:
+            (tmp_path / "run" / name).write_text("{}")
+        raise RuntimeError("out of memory")
+
+
+def test_a_replaced_run_comes_back_when_the_new_one_fails_at_once(make: Make, tmp_path: Path) -> None:
+    replaced(make, tmp_path, "train.log")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "mine.txt").exists()
+
+
+def test_a_replaced_run_stays_beside_a_new_one_that_has_begun(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replaced(make, tmp_path, "metrics.csv")
+    assert (tmp_path / ".run.replaced" / "mine.txt").exists()
+    assert (tmp_path / "run" / "metrics.csv").exists()
+    assert ".run.replaced" in caplog.text
+    again = make("experiment_name=run", "overwrite=true")
+    assert create_folder(plan_folder(again), again) == tmp_path / ".run.replaced-2"
+
+
+def test_a_replaced_run_goes_once_the_new_one_is_saved(make: Make, tmp_path: Path) -> None:
+    replaced(make, tmp_path, "metrics.csv", "manifest.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not (tmp_path / "run" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("backbone.name", "model"),
+        ("dataset.train_dataframe", "table.csv"),
+        ("+metric.gpt.template", "judge.txt"),
+    ],
+)
+def test_a_run_that_reads_from_the_folder_does_not_replace_it(
+    make: Make, tmp_path: Path, key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make("experiment_name=run")
+    create_folder(plan_folder(settings), settings)
+    inside = tmp_path / "run" / name
+    if name == "model":
+        inside.mkdir()
+        (inside / "config.json").write_text("{}")
+    else:
+        inside.write_text("question,reply\na,b\n")
+    monkeypatch.chdir(tmp_path)
+    judge = ["+metric.gpt._target_=leyden.problem.judge.Judge"] if "gpt" in key else []
+    again = make("experiment_name=run", "overwrite=true", f"{key}=run/{name}", *judge)
+    with pytest.raises(ConfigError, match=rf"{key.removeprefix('+')}='run/{name}' is in it"):
+        plan_folder(again)
+    assert inside.exists()
 
 
 def test_overwrite_leaves_a_folder_alone_that_is_no_run(make: Make, tmp_path: Path) -> None:

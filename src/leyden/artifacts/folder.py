@@ -7,9 +7,12 @@ import logging.handlers
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,6 +25,10 @@ HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+WORTHLESS = {"config.yaml", "train.log", "base"}  # what a run has before it has trained or evaluated
+LAST = "manifest.json"  # is written once the model is safe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,18 +91,39 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
                 f"overwrite=true: {path} is no run folder (its config.yaml is missing or not ours), so it is "
                 "left alone. Choose another experiment_name."
             )
+        if faults := list(_read_from(dump(settings), path.resolve())):
+            raise ConfigError(faults)
     return RunFolder(path)
 
 
-def create_folder(folder: RunFolder, settings: Settings) -> None:
-    """Make the folder, empty but for the settings; an earlier run in it goes only if `overwrite` says so.
+@contextmanager
+def created_folder(folder: RunFolder, settings: Settings) -> Iterator[None]:
+    """Make the folder for a run; an earlier run in it goes, with `overwrite`, once the new one has saved its model.
+
+    Until then it stands beside, as `.NAME.replaced`. A run that ends before it has trained puts it back.
 
     Raises:
         ConfigError: the place cannot be written to, or another run took it while this one was prepared.
     """
+    aside = create_folder(folder, settings)
+    try:
+        yield
+    finally:
+        if aside is not None:
+            _settle(folder.path, aside)
+
+
+def create_folder(folder: RunFolder, settings: Settings) -> Path | None:
+    """Make the folder, empty but for the settings; return where the earlier run was put that was in it.
+
+    Raises:
+        ConfigError: as `created_folder`.
+    """
+    aside = None
     try:
         if folder.path.exists() and settings.overwrite:
-            shutil.rmtree(folder.path)
+            aside = _free_name(folder.path)
+            folder.path.rename(aside)
         elif folder.path.exists():
             folder.path.rmdir()  # fails unless it is empty
         folder.path.mkdir(parents=True)
@@ -105,6 +133,46 @@ def create_folder(folder: RunFolder, settings: Settings) -> None:
             f"output_directory={settings.output_directory!r}: {folder.path} cannot be made: {error}. Name another "
             "folder or another experiment_name."
         ) from error
+    return aside
+
+
+def _settle(path: Path, aside: Path) -> None:
+    """What becomes of the replaced run once the new one has ended, well or not."""
+    if (path / LAST).exists():
+        shutil.rmtree(aside)
+    elif {file.name for file in path.iterdir()} <= WORTHLESS:
+        shutil.rmtree(path)
+        aside.rename(path)
+        log.info("The run that was in %s is there again.", path)
+    else:
+        log.warning("The new run did not end; the one that it should replace is in %s.", aside)
+
+
+def _free_name(path: Path) -> Path:
+    """A name beside a folder; more than one is needed only where an earlier run was killed."""
+    numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+    return next(one for n in numbers if not (one := path.with_name(f".{path.name}.replaced{n}")).exists())
+
+
+def _read_from(tree: Any, folder: Path, key: str = "") -> Iterator[str]:
+    """Faults of settings that name a file or folder inside the one that is to be replaced."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from _read_from(value, folder, f"{key}.{name}" if key else str(name))
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _read_from(value, folder, key)
+    elif isinstance(tree, str) and tree and key not in ("experiment_name", "output_directory"):
+        try:
+            found = Path(tree).expanduser()
+            inside = found.exists() and found.resolve().is_relative_to(folder)
+        except (OSError, RuntimeError, ValueError):  # no path: too long, with a null byte, of an unknown user
+            return
+        if inside:
+            yield (
+                f"overwrite=true would replace {folder.name}, and {key}={tree!r} is in it. Choose another "
+                "experiment_name."
+            )
 
 
 def _is_run(path: Path) -> bool:

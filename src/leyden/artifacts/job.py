@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from leyden.artifacts.export import check_disk, save_model
-from leyden.artifacts.folder import RunFolder, RunLog, create_folder, plan_folder
+from leyden.artifacts.folder import RunFolder, RunLog, created_folder, plan_folder
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
@@ -59,11 +59,11 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         settings = find_columns(settings)
         with prepared(settings, folder) as material:
             check_disk(settings, material, folder.path)
-            create_folder(folder, settings)
-            run_log.open(folder.log)
-            if world_size(settings.trainer) > 1:
-                return _run_workers(folder, settings, requested_seed)
-            return finish_job(settings, material, folder, requested_seed)
+            with created_folder(folder, settings):
+                run_log.open(folder.log)
+                if world_size(settings.trainer) > 1:
+                    return _run_workers(folder, settings, requested_seed)
+                return finish_job(settings, material, folder, requested_seed)
 
 
 @contextmanager
@@ -152,6 +152,6 @@ def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> 
     command = [sys.executable, "-m", "leyden.artifacts.worker", str(folder.path)]
     done = subprocess.run(command, env=environment, check=False)
     if done.returncode:
-        raise TrainingError(f"The worker processes ended with code {done.returncode}; {folder.log} holds their words.")
+        raise TrainingError(f"The worker processes ended with code {done.returncode}; their words stand above.")
     results = yaml.safe_load((folder.path / "results.json").read_text(encoding="utf-8"))
     return float(results["final"][f"validation/{next(iter(settings.metric))}"])
