@@ -27,6 +27,8 @@ from transformers import (
     AutoTokenizer,
 )
 
+from leyden.settings.errors import MetricError
+
 ROWS = 12
 PROMPTS = [f"text number {number} {'x' * (number % 5)}" for number in range(ROWS)]
 TABLE: Columns = {
@@ -278,6 +280,42 @@ def test_a_metric_of_the_user_by_its_dotted_path(tmp_path: Path) -> None:
     found = results(trained(tmp_path, TABLE, *mine, "trainer.epochs=0"))
     assert found["validation/mine"] == 8.0
     assert "validation/perplexity" in found
+
+
+def fails_later(logps: torch.Tensor) -> float:
+    """A metric that gives a number in the evaluation before training, and none afterwards."""
+    CALLS.append(len(logps))
+    if len(CALLS) > 1:
+        raise KeyError("boom")
+    return 1.0
+
+
+def test_a_metric_that_fails_in_training_costs_nothing_but_its_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = [f"+metric.mine._target_={__name__}.fails_later", "+metric.mine.direction=max"]
+    CALLS.clear()
+    with pytest.raises(MetricError, match=rf"mine is NaN in 2 evaluations.*metric\.mine \({__name__}.fails_later\) "
+                       rf"raised KeyError: 'boom' on {ROWS} rows"):  # fmt: skip
+        trained(tmp_path, TABLE, *mine, "trainer.epochs=2", "checkpoint=best", "overwrite=true")
+    run = tmp_path / "run"
+    numbers = json.loads((run / "results.json").read_text())
+    assert numbers["before"]["validation/mine"] == 1.0
+    assert numbers["final"]["validation/mine"] is None
+    assert numbers["final"]["validation/perplexity"] > 0
+    assert {"model", "predictions.csv", "manifest.json"} <= {path.name for path in run.iterdir()}
+    assert capsys.readouterr().err.count("error: validation/mine is NaN after update") == 2
+
+
+CALLS: list[int] = []
+
+
+def test_a_metric_that_fails_before_training_ends_the_run(tmp_path: Path) -> None:
+    mine = [f"+metric.mine._target_={__name__}.fails_later", "+metric.mine.direction=max"]
+    CALLS[:] = [0]
+    with pytest.raises(MetricError, match=r"metric\.mine .* raised KeyError: 'boom'"):
+        trained(tmp_path, TABLE, *mine)
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_judge_scores_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.summary import summary
 from leyden.data.dataset import TreeDataset
-from leyden.settings.errors import ConfigError, TrainingError
+from leyden.settings.errors import ConfigError, MetricError, TrainingError
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
 from leyden.training.prepare import Material, prepare
@@ -78,7 +78,11 @@ def prepared(settings: Settings, folder: RunFolder) -> Iterator[Material]:
 
 
 def finish_job(settings: Settings, material: Material, folder: RunFolder, requested_seed: int) -> float:
-    """Train on prepared material and write everything into the folder; on later ranks train only."""
+    """Train on prepared material and write everything into the folder; on later ranks train only.
+
+    Raises:
+        MetricError: in the end, when a metric has failed in an evaluation after training had begun.
+    """
     clock = time.perf_counter()
     announce(material)
     loggers = [MetricsFile(folder.path / "metrics.csv")]
@@ -91,6 +95,13 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
         write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed))
         print(summary(results, folder.path, run))
+    if run.module.failures:
+        raise MetricError(
+            [
+                f"validation/{name} is NaN in {times} evaluations, the rest is saved in {folder.path}. Last: {error}"
+                for name, (times, error) in run.module.failures.items()
+            ]
+        )
     return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 
 

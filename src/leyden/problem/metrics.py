@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -36,6 +37,10 @@ class Rated:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
+class NoNumberError(TypeError):
+    """A metric returned something else than a number."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric function with its name and its direction.
@@ -51,6 +56,13 @@ class Metric:
     function: Function
 
     @property
+    def path(self) -> str:
+        """Where the function comes from: `module.name`."""
+        inner = self.function.func if isinstance(self.function, partial) else self.function
+        named = inner if hasattr(inner, "__qualname__") else type(inner)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The columns the metric needs."""
         parameters = inspect.signature(self.function).parameters.values()
@@ -64,12 +76,18 @@ class Metric:
 
         Raises:
             KeyError: a column that the metric reads is missing.
+            NoNumberError: it returned something else, or cells for more or fewer rows than there are.
         """
         missing = [name for name in self.reads if name not in columns]
         if missing:
             raise KeyError(f"Metric {self.name} reads {', '.join(missing)}, but there is only {', '.join(columns)}.")
         found = self.function(**{name: columns[name] for name in self.reads})
-        return found if isinstance(found, Rated) else Rated(float(found))
+        rated = found if isinstance(found, Rated) else Rated(_number(found))
+        rows = len(columns[self.reads[0]]) if self.reads else 0
+        for name, cells in rated.columns.items():
+            if len(cells) != rows:
+                raise NoNumberError(f"returned {len(cells)} cells in the column {name}")
+        return replace(rated, value=_number(rated.value))
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value is strictly better than the best so far; any number beats none, and NaN beats nothing."""
@@ -145,6 +163,15 @@ def reward_margin(margins: Tensor) -> float:
         ValueError: there is no pair.
     """
     return _not_empty(margins).double().mean().item()
+
+
+def _number(found: Any) -> float:
+    try:
+        if isinstance(found, str | bytes):
+            raise TypeError
+        return float(found)
+    except (TypeError, ValueError, RuntimeError):  # the last: a tensor of several numbers
+        raise NoNumberError(f"returned {reprlib.repr(found)}, which is no number,") from None
 
 
 def _not_empty(margins: Tensor) -> Tensor:

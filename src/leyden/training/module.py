@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,7 +23,7 @@ from leyden.backbone.scoring import target_logps
 from leyden.data.batches import Batch
 from leyden.problem.base import Problem
 from leyden.problem.metrics import Metric
-from leyden.settings.errors import TrainingError
+from leyden.settings.errors import LeydenError, TrainingError
 from leyden.training.evaluation import Answers, Collected, Evaluation, finish
 from leyden.training.update import (
     UpdateRecord,
@@ -87,6 +88,7 @@ class FineTuner(L.LightningModule):
         self.evaluation: Evaluation | None = None
         self.bad_steps = 0
         self.skipped_updates = 0
+        self.failures: dict[str, tuple[int, LeydenError]] = {}
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each target under the model in training: [N]."""
@@ -166,7 +168,11 @@ class FineTuner(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole part."""
-        self.evaluation = finish(self.collected, self.metrics, self.answers)
+        training = self.trainer.state.fn == TrainerFn.FITTING  # what was earned so far is worth more than a metric
+        self.evaluation = finish(self.collected, self.metrics, self.answers, strict=not training)
+        for name, error in self.evaluation.failures.items():
+            log.error("validation/%s is NaN after update %d: %s", name, self.trainer.global_step, error)
+            self.failures[name] = (self.failures.get(name, (0, error))[0] + 1, error)
         # for Lightning's own callbacks; the loggers get the numbers from ours, with step and samples
         self.log_dict({name: float(value) for name, value in self.evaluation.metrics.items()}, logger=False)
 
