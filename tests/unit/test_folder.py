@@ -63,10 +63,15 @@ def replaced(make: Make, tmp_path: Path, *left: str) -> None:
     create_folder(plan_folder(settings), settings)
     (tmp_path / "run" / "mine.txt").write_text("x")
     again = make("experiment_name=run", "overwrite=true")
-    with pytest.raises(RuntimeError, match="out of memory"), created_folder(plan_folder(again), again):
-        for name in left:
-            (tmp_path / "run" / name).write_text("{}")
-        raise RuntimeError("out of memory")
+
+    def fail() -> None:
+        with created_folder(plan_folder(again), again):
+            for name in left:
+                (tmp_path / "run" / name).write_text("{}")
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
 
 
 def test_a_replaced_run_comes_back_when_the_new_one_fails_at_once(make: Make, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def check_disk(settings: Settings, material: Material, folder: Path) -> None:
     if settings.checkpoint.policy == "disable":
         return
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    total, _, free = shutil.disk_usage(place)
+    if not total:
+        return  # a file system that does not say
     needed = SPARE
     if settings.lora is None:
         needed += _weight_bytes(material)

@@ -24,6 +24,7 @@ from leyden.settings.schema import Settings
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
+LONGEST_LABEL = 100  # characters of a checkpoint's name in that of a run
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 WORTHLESS = {"config.yaml", "train.log", "base"}  # what a run has before it has trained or evaluated
 LAST = "manifest.json"  # is written once the model is safe
@@ -59,7 +60,7 @@ def default_name(settings: Settings, now: datetime | None = None) -> str:
     problem = settings.problem.target.rpartition(".")[2].lower().replace("causallm", "causal_lm")
     backbone = settings.backbone.name.removeprefix(WHEEL).removeprefix(TINY)
     last = re.sub(r"[^A-Za-z0-9.]+", "-", backbone.rstrip("/").rpartition("/")[2].removesuffix(".gguf")).strip("-")
-    return f"{problem}-{last}-{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}"
+    return f"{problem}-{last[:LONGEST_LABEL]}-{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}"
 
 
 def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder:
@@ -73,14 +74,14 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
         ConfigError: a folder of that name is there and may not be replaced.
     """
     name = settings.experiment_name or default_name(settings)
-    if job_folder is not None and _is_run(job_folder.parent):
+    if job_folder is not None and is_run(job_folder.parent):
         raise ConfigError(
             f"experiment_name={job_folder.parent.name!r}: {job_folder.parent} is a run, so no sweep goes into it. "
             "Choose another experiment_name."
         )
     path = job_folder or Path(settings.output_directory).expanduser() / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        ours = path.is_dir() and _is_run(path)
+        ours = path.is_dir() and is_run(path)
         if not settings.overwrite:
             raise ConfigError(
                 f"experiment_name={path.name!r}: {path} is there already. Choose another experiment_name, or set "
@@ -175,7 +176,8 @@ def _read_from(tree: Any, folder: Path, key: str = "") -> Iterator[str]:
             )
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether a folder holds the settings of a run."""
     config = path / "config.yaml"
     return config.is_file() and config.read_bytes().startswith(HEADER.encode())
 

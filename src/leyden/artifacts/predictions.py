@@ -17,6 +17,8 @@ from leyden.training.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
+FILES = ("predictions.csv", "predictions.parquet")
+
 
 def prediction_table(
     trees: TreeDataset,
