@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leyden.artifacts.folder import RunFolder, RunLog, create_folder, created_folder, default_name, plan_folder
+from leyden.artifacts.folder import RunFolder, create_folder, created_folder, default_name, plan_folder
+from leyden.artifacts.run_log import RunLog, say
+from leyden.data.table import Note
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import read, saved_config
@@ -161,6 +163,26 @@ def test_what_was_said_before_the_folder_is_in_its_log(tmp_path: Path, capsys: p
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == ["INFO early 1", "WARNING odd", "INFO late"]
     assert capsys.readouterr().err.splitlines() == ["early 1", "warning: odd", "late"]
+
+
+def test_what_a_metric_warns_of_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics, judge = (logging.getLogger(f"leyden.problem.{name}") for name in ("class_metrics", "judge"))
+    with RunLog() as run_log:
+        metrics.warning("%s of %d rows", "AUC", 4)
+        run_log.open(RunFolder(tmp_path).log)
+        for _ in range(2):
+            metrics.warning("%s of %d rows", "AUC", 4)
+            metrics.warning("%s of %d rows", "F1", 4)
+            judge.warning("no score")
+    expected = ["AUC of 4 rows", "F1 of 4 rows", "no score", "no score"]
+    assert capsys.readouterr().err.splitlines() == [f"warning: {text}" for text in expected]
+    assert [line.split(" WARNING ")[1] for line in (tmp_path / "train.log").read_text().splitlines()] == expected
+
+
+def test_notes_are_no_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog():
+        say([Note("30 conversations of 60 turns."), "odd"])
+    assert capsys.readouterr().err.splitlines() == ["30 conversations of 60 turns.", "warning: odd"]
 
 
 def test_a_later_rank_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from leyden.settings.read import dump, read
 from leyden.settings.read_predict import read_predict
 from leyden.settings.schema import PredictSettings, Settings
 from leyden.settings.stand_ins import stand_in
-from leyden.settings.wording import allowed, complete, fields_of, nearest
+from leyden.settings.wording import allowed, complete, counted, fields_of, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TRAIN = Entry("train", CONF, Settings, read)
@@ -404,6 +404,21 @@ def test_a_key_is_suggested_only_when_it_is_close_and_whole() -> None:
     assert "metric.direction" in FIELDS
     assert "metric.direction" not in complete(FIELDS)
     assert {"metric", "lora.r", "problem.loss"} <= set(complete(FIELDS))
+
+
+@pytest.mark.parametrize(
+    ("count", "what", "said"),
+    [
+        (1, "rows", "1 row"),
+        (2, "rows", "2 rows"),
+        (0, "updates", "0 updates"),
+        (1, "empty answer cells", "1 empty answer cell"),
+        (1200, "samples that lost turns", "1,200 samples that lost turns"),
+        (1, "samples that lost turns", "1 sample that lost turns"),
+    ],
+)
+def test_one_is_no_plural(count: int, what: str, said: str) -> None:
+    assert counted(count, what) == said
 
 
 def test_nearest_prefers_the_own_group() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +23,6 @@ HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
 LONGEST_LABEL = 100  # characters of a checkpoint's name in that of a run
-FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 WORTHLESS = {"config.yaml", "train.log", "base"}  # what a run has before it has trained or evaluated
 LAST = "manifest.json"  # is written once the model is safe
 
@@ -180,48 +177,3 @@ def is_run(path: Path) -> bool:
     """Whether a folder holds the settings of a run."""
     config = path / "config.yaml"
     return config.is_file() and config.read_bytes().startswith(HEADER.encode())
-
-
-class RunLog:
-    """Says every log line on the terminal, and keeps it for `train.log` until the run folder is there."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._logger = logging.getLogger("leyden")
-        self._memory = logging.handlers.MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
-        self._file: logging.FileHandler | None = None
-        self._console = logging.StreamHandler(sys.stderr)
-        self._console.setFormatter(_ConsoleFormat())
-        self._quiet = quiet
-
-    def __enter__(self) -> RunLog:
-        """Begin to listen."""
-        self._logger.setLevel(logging.INFO)
-        self._logger.propagate = False
-        if not self._quiet:
-            self._logger.addHandler(self._console)
-            self._logger.addHandler(self._memory)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close the file."""
-        for handler in (self._console, self._memory, self._file):
-            if handler is not None:
-                self._logger.removeHandler(handler)
-                handler.close()
-
-    def open(self, path: Path) -> None:
-        """Write what was said so far, and all that follows, to a file."""
-        if self._quiet:
-            return
-        self._file = logging.FileHandler(path, encoding="utf-8")
-        self._file.setFormatter(FORMAT)
-        self._memory.setTarget(self._file)
-        self._memory.flush()
-        self._logger.removeHandler(self._memory)
-        self._logger.addHandler(self._file)
-
-
-class _ConsoleFormat(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return prefix + record.getMessage()

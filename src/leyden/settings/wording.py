@@ -16,6 +16,7 @@ from leyden.settings.base import OpenGroup
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _SHOWN = 80
 _INNER = re.compile(r"\.(_target_|scores|metrics|recommended(\..*)?)$")  # of YAML files, not of the command line
+_PLURAL = re.compile(r"\b(row|sample|token|cell|update|prediction|evaluation)s\b")
 _BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 
 
@@ -120,6 +121,12 @@ def _sentence(key: str, kind: str, value: Any, fields: dict[str, FieldInfo]) -> 
     takes_text = str in (field.annotation, *get_args(field.annotation)) and isinstance(value, bool | int | float)
     cure = f" For text put it in two pairs of quotes: \"{key}='{show(value)}'\"." if takes_text else ""
     return f"{key}={show(value)} is not allowed{about}. Allowed: {may_be}.{cure}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number with what is counted: `1,200 rows that were cut`, `1 row that was cut`."""
+    noun = _PLURAL.sub(r"\1", what, count=1) if count == 1 else what
+    return f"{count:,} {noun}"
 
 
 def show(value: Any) -> str:
