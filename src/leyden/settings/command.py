@@ -31,6 +31,7 @@ SAVED = "config.yaml"  # a folder with this file is a run
 SWEEP_FOLDER = "hydra.sweep.dir="  # where that is said, the names below do not count
 Check = Callable[[DictConfig, frozenset[str]], object]
 _reported: list[LeydenError] = []
+_crashes: list[Exception] = []  # of the program
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def run_command(main: Callable[[], Any], entry: Entry) -> int:
         print(help_text(entry.name, entry.folder, entry.schema))
         return 0
     _reported.clear()
+    _crashes.clear()
     debug = "debug=true" in [text.lower() for text in arguments.overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach us and not Hydra's own printer
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; the display is ours
@@ -74,6 +76,8 @@ def run_command(main: Callable[[], Any], entry: Entry) -> int:
         if not (arguments.hydra_help or arguments.info or arguments.shell_completion):
             check_command(arguments, entry)
         main()
+        if _crashes:
+            raise _crashes[0]
     except LeydenError as error:
         if debug:
             raise
@@ -101,6 +105,10 @@ def reported_faults(*, debug: bool) -> Iterator[None]:
             raise
         report(error)
         _reported.append(error)
+    except Exception as error:
+        if debug or HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the next jobs of a sweep would crash alike
+        _crashes.append(error)  # raised again once Hydra is out of the way, which would put a line of its own before it
 
 
 def report(error: LeydenError) -> None:
