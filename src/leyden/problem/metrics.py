@@ -20,6 +20,7 @@ from torch import Tensor
 Direction = Literal["min", "max"]
 Column = Tensor | Sequence[Any]
 Function = Callable[..., "float | Rated"]
+NAMES = "output_names"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Metric:
         """The metric of these rows.
 
         Args:
-            columns: at least those of `reads`, all of one length; others are left alone.
+            columns: at least those of `reads`, all of one length; others are left alone. A function with a parameter
+            `output_names` is given the names of the classes or targets too, if they are there.
 
         Raises:
             KeyError: a column that the metric reads is missing.
@@ -81,7 +83,8 @@ class Metric:
         missing = [name for name in self.reads if name not in columns]
         if missing:
             raise KeyError(f"Metric {self.name} reads {', '.join(missing)}, but there is only {', '.join(columns)}.")
-        found = self.function(**{name: columns[name] for name in self.reads})
+        takes_names = NAMES in columns and NAMES in inspect.signature(self.function).parameters
+        found = self.function(**{name: columns[name] for name in (*self.reads, *([NAMES] if takes_names else []))})
         rated = found if isinstance(found, Rated) else Rated(_number(found))
         rows = len(columns[self.reads[0]]) if self.reads else 0
         for name, cells in rated.columns.items():
@@ -106,6 +109,13 @@ def metric(direction: Direction) -> Callable[[Function], Function]:
         return function
 
     return mark
+
+
+def listed_outputs(numbers: Sequence[int], count: int, names: Sequence[str]) -> str:
+    """Outputs in words: by name where there is one for each, else by number."""
+    if len(names) == count:
+        return ", ".join(repr(names[number]) for number in numbers)
+    return f"{', '.join(map(str, numbers))} (counted from 0, of {count})"
 
 
 def direction_of(function: Callable[..., Any]) -> Direction | None:

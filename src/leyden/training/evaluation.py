@@ -14,7 +14,7 @@ from torch import Tensor
 
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
-from leyden.problem.metrics import Metric, NoNumberError, Rated
+from leyden.problem.metrics import NAMES, Metric, NoNumberError, Rated
 from leyden.settings.errors import LeydenError, MetricError
 
 NEVER = 10**9
@@ -89,7 +89,12 @@ class Collected:
 
 
 def finish(
-    collected: Collected, metrics: Sequence[Metric], answers: Answers | None = None, *, strict: bool = True
+    collected: Collected,
+    metrics: Sequence[Metric],
+    answers: Answers | None = None,
+    *,
+    output_names: Sequence[str] = (),
+    strict: bool = True,
 ) -> Evaluation:
     """Bring the ranks' shares together and score them; every rank gets the same result.
 
@@ -99,6 +104,7 @@ def finish(
         collected: this rank's share.
         metrics: to compute; those that read texts need `answers`.
         answers: generates them; None where no metric reads them.
+        output_names: of the outputs of a head, for what metrics say about them.
         strict: raise when a metric fails; otherwise it is NaN and stands in `failures`.
 
     Raises:
@@ -123,6 +129,8 @@ def finish(
         readable: dict[str, Any] = {name: column[scored] for name, column in columns.items()}
         if answers is not None:
             readable |= answers.columns(kept, texts)
+        if output_names:
+            readable[NAMES] = output_names
         rated, failures = _rated(metrics, readable)
         if strict:
             for failure in failures.values():
