@@ -18,14 +18,16 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from leyden.artifacts.export import check_disk, save_model
-from leyden.artifacts.folder import RunFolder, RunLog, created_folder, plan_folder
+from leyden.artifacts.folder import RunFolder, created_folder, plan_folder
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
+from leyden.artifacts.run_log import RunLog, say
 from leyden.artifacts.summary import summary
 from leyden.data.dataset import TreeDataset
 from leyden.settings.errors import ConfigError, MetricError, TrainingError
 from leyden.settings.schema import Settings
+from leyden.settings.wording import counted
 from leyden.training.assembly import make_answerer
 from leyden.training.prepare import Material, prepare
 from leyden.training.problems import writes
@@ -151,10 +153,8 @@ def predict_texts(
 def announce(material: Material) -> None:
     """Say what was read, what was cut and what is odd; every number that is not zero."""
     for name, counts in material.counts.items():
-        shown = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        log.info("%s: %s.", name, shown)
-    for warning in material.warnings:
-        log.warning("%s", warning)
+        log.info("%s: %s.", name, ", ".join(counted(count, what) for what, count in counts.items() if count))
+    say(material.warnings)
 
 
 def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> float:

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from leyden.artifacts.folder import RunLog, is_run
+from leyden.artifacts.folder import is_run
 from leyden.artifacts.predictions import FILES, prediction_table, write_predictions
 from leyden.artifacts.predictor import Predictor, evaluate, load_predictor, saved_model_config
+from leyden.artifacts.run_log import RunLog, say
 from leyden.backbone.checkpoint import find_checkpoint
 from leyden.backbone.generate import stop_strings
 from leyden.backbone.load import check_architecture
@@ -26,6 +27,7 @@ from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import folder_faults
 from leyden.settings.schema import PredictSettings, Settings
+from leyden.settings.wording import counted
 from leyden.training.answers import Answerer
 from leyden.training.prepare import check_device, tokens_of
 from leyden.training.problems import make_problem, writes
@@ -63,8 +65,7 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
             problem = problem.restored(saved_model_config(run))
         source = read_source(settings.dataset, settings.dataset.train_tables, "dataset.path", optional=OPTIONAL,
                              answers=False, targets=problem.targets, **problem.classes_read)  # fmt: skip
-        for warning in (*source.warnings, *_silent_turns(source, problem)):
-            log.warning("%s", warning)
+        say([*source.warnings, *_silent_turns(source, problem)])
         checkpoint = find_checkpoint(settings.backbone, root=conversions)
         check_architecture(checkpoint, problem.head.family)
         tokenizer, _ = make_tokenizer(checkpoint, settings)
@@ -76,7 +77,7 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         predictor = load_predictor(checkpoint, settings, tokenizer, problem, run)
         table = _predicted(predictor, trees, problem, settings, template)
         _write(table, output)
-    print(f"{len(table)} predictions are in {output / 'predictions.csv'} (and .parquet).")
+    print(f"{counted(len(table), 'predictions')} in {output / 'predictions.csv'} (and .parquet).")
     return output
 
 
@@ -130,7 +131,7 @@ def _announce(trees: TreeDataset) -> None:
     words = {"turns": "lost turns", "prompt": "have a cut prompt", "answer": "have a cut answer",
              "system": "have a cut system text"}  # fmt: skip
     lost = "".join(f", {cut[kind]:,} {text}" for kind, text in words.items() if cut[kind])
-    log.info("%s: %s rows%s.", trees.part.source.table.path, f"{len(trees.part.rows):,}", lost)
+    log.info("%s: %s%s.", trees.part.source.table.path, counted(len(trees.part.rows), "rows"), lost)
 
 
 @contextmanager

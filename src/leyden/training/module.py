@@ -88,6 +88,7 @@ class FineTuner(L.LightningModule):
         self.evaluation: Evaluation | None = None
         self.bad_steps = 0
         self.skipped_updates = 0
+        self.empty_updates = 0
         self.failures: dict[str, tuple[int, LeydenError]] = {}
 
     def logps(self, batch: Batch) -> Tensor:
@@ -142,6 +143,9 @@ class FineTuner(L.LightningModule):
         applied = bool(summed.count) and math.isfinite(summed.total) and math.isfinite(norm)
         if not applied:
             drop_gradients(self.backbone)
+        if not summed.count and summed.scored:
+            self.empty_updates += 1  # there are targets, and all of them weigh nothing
+        elif not applied:
             self._count_bad(window, summed.total, norm, int(summed.count))
         else:
             self.bad_steps = 0
@@ -169,7 +173,9 @@ class FineTuner(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Score the whole part."""
         training = self.trainer.state.fn == TrainerFn.FITTING  # what was earned so far is worth more than a metric
-        self.evaluation = finish(self.collected, self.metrics, self.answers, strict=not training)
+        self.evaluation = finish(
+            self.collected, self.metrics, self.answers, output_names=self.problem.output_names, strict=not training
+        )
         for name, error in self.evaluation.failures.items():
             log.error("validation/%s is NaN after update %d: %s", name, self.trainer.global_step, error)
             self.failures[name] = (self.failures.get(name, (0, error))[0] + 1, error)

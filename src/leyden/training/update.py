@@ -60,6 +60,7 @@ class WindowSum:
     count: float
     tokens: int
     samples: int
+    scored: int
     means: dict[str, float]
 
 
@@ -73,7 +74,7 @@ def sum_over_ranks(window: Window, device: torch.device) -> WindowSum:
         torch.distributed.all_reduce(sums)
     total, count, tokens, samples, scored, *extra = sums.tolist()
     means = {name: value / scored for name, value in zip(names, extra, strict=True)} if scored else {}
-    return WindowSum(total, count, int(tokens), int(samples), means)
+    return WindowSum(total, count, int(tokens), int(samples), int(scored), means)
 
 
 def samples_of_ranks(window: Window) -> list[int]:
