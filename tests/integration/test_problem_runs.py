@@ -16,7 +16,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
-from tests.effects.small_runs import Columns, predicted, predictions, results, trained
+from tests.effects.small_runs import Columns, material_of, predicted, predictions, results, trained
 from tests.unit.chat_server import Call, ChatServer, says
 from torch import Tensor
 from transformers import (
@@ -26,6 +26,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+
+from leyden.settings.errors import ConfigError, MetricError
 
 ROWS = 12
 PROMPTS = [f"text number {number} {'x' * (number % 5)}" for number in range(ROWS)]
@@ -85,12 +87,14 @@ def same(one: pd.DataFrame, two: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one, two, rtol=1e-5, atol=1e-6)
 
 
-def card_works(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines of the model card run, in the model's folder."""
+def card_works(run: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The lines of the model card run, in the model's folder; what they have made."""
+    names: dict[str, Any] = {}
     code = (run / "model" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(run / "model")
     with as_any_user():
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, "README.md", "exec"), names)
+    return names
 
 
 @pytest.mark.parametrize("lora", ADAPTERS)
@@ -100,6 +104,8 @@ def test_binary(tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert (config.num_labels, config.id2label, config.problem_type) == (1, {0: "yes"}, "multi_label_classification")
     table = predictions(run)
     close(table[["probability_yes"]], logits.sigmoid())
+    assert table["target"].tolist() == TABLE["word"]
+    assert table["score_accuracy"].tolist() == (table["target"] == table["prediction"]).astype(float).tolist()
     assert table["prediction"].tolist() == ["yes" if z > 0 else "no" for z in logits[:, 0].tolist()]
     wanted = np.array([word == "yes" for word in TABLE["word"]])
     assert results(run)["validation/auc"] == pytest.approx(roc_auc_score(wanted, table["probability_yes"]))
@@ -118,6 +124,8 @@ def test_multiclass_with_several_metrics(tmp_path: Path, lora: str, monkeypatch:
     table = predictions(run)
     shares = table[[f"probability_{name}" for name in names]]
     close(shares, logits.softmax(-1))
+    assert table["target"].tolist() == TABLE["kind"]
+    assert table["score_accuracy"].mean() == pytest.approx(results(run)["validation/accuracy"])
     assert table["prediction"].tolist() == [names[number] for number in logits.argmax(-1).tolist()]
     found, kinds = results(run), TABLE["kind"]
     assert found["validation/accuracy"] == pytest.approx(accuracy_score(kinds, table["prediction"]))
@@ -136,7 +144,10 @@ def test_multilabel(tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch) 
     assert (config.id2label, config.problem_type) == ({0: "x", 1: "y"}, "multi_label_classification")
     table = predictions(run)
     close(table[["probability_x", "probability_y"]], logits.sigmoid())
-    assert table[["predicted_x", "predicted_y"]].to_numpy().tolist() == (logits > 0).long().tolist()
+    assert table[["prediction_x", "prediction_y"]].to_numpy().tolist() == (logits > 0).long().tolist()
+    assert table[["target_x", "target_y"]].to_numpy().tolist() == [*map(list, zip(TABLE["x"], TABLE["y"], strict=True))]
+    right = (logits > 0).numpy() == np.array([TABLE["x"], TABLE["y"]]).T
+    assert table["score_accuracy"].tolist() == right.mean(axis=1).tolist()
     same(predicted(run, tmp_path / "table.jsonl"), table)
     card_works(run, monkeypatch)
 
@@ -154,7 +165,10 @@ def test_regression_predicts_on_the_scale_of_the_table(
     assert config.target_deviation == pytest.approx(deviation.tolist())
     table = predictions(run)
     found = mean + deviation * logits.double()
-    close(table[["predicted_n", "predicted_m"]], found)
+    close(table[["prediction_n", "prediction_m"]], found)
+    close(table[["target_n", "target_m"]], wanted)
+    assert table["score_mse"].mean() == pytest.approx(results(run)["validation/mse"])
+    assert table["score_mae"].mean() == pytest.approx(results(run)["validation/mae"])
     assert results(run)["validation/mse"] == pytest.approx(float(((found - wanted) ** 2).mean()), rel=1e-5)
     assert results(run)["validation/mae"] == pytest.approx(float((found - wanted).abs().mean()), rel=1e-5)
     same(predicted(run, tmp_path / "table.jsonl"), table)
@@ -204,6 +218,7 @@ def test_texts_of_any_length_have_one_row_with_the_sum_of_their_pieces(tmp_path:
     run = trained(tmp_path, {"a": texts}, "dataset.prompt_column=[]", "tokenizer.max_length=16", LEARN)
     table = predictions(run)
     assert len(table) == len(texts)
+    assert "prediction" not in table.columns  # nothing is generated
     with as_any_user():
         model: Any = AutoPeftModelForCausalLM.from_pretrained(str(run / "model")).eval()
     tokenizer = AutoTokenizer.from_pretrained(str(run / "model"))
@@ -266,6 +281,50 @@ def test_rows_weigh_in_the_loss_of_an_evaluation_what_their_column_says(tmp_path
     assert expected != pytest.approx(float(table["loss"].mean()), rel=1e-4)
 
 
+def test_an_update_of_rows_that_weigh_nothing_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {**TABLE, "w": [float(number == 5) for number in range(ROWS)]}
+    one = ["trainer.batch_size=1", "trainer.max_bad_steps=1", "dataset.weight_column=w", "trainer.epochs=2"]
+    run = trained(tmp_path, table, *one)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert (manifest["empty_updates"], manifest["skipped_updates"]) == (2 * (ROWS - 1), 0)
+    assert manifest["counts"]["train"]["rows of weight 0"] == ROWS - 1
+    said = capsys.readouterr()
+    assert f"{2 * (ROWS - 1)} updates left out, as all their rows have weight 0" in said.out
+    assert "was not applied" not in said.err
+
+
+def test_a_batch_larger_than_the_data_is_told_once(tmp_path: Path) -> None:
+    lines = material_of(tmp_path, TABLE, "trainer.batch_size=64").warnings
+    assert [line for line in lines if "batch_size" in line] == [
+        f"trainer.batch_size=64 is more than the {ROWS} training samples; one batch holds them all."
+    ]
+    assert not any("batch_size" in line for line in material_of(tmp_path, TABLE, "trainer.batch_size=12").warnings)
+
+
+def test_the_card_answers_as_the_run_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path, TABLE, "trainer.epochs=0", "generation.max_length_inference=3")
+    names = card_works(run, monkeypatch)
+    assert names["generation"].max_new_tokens == 3
+    assert "generation_config=generation" in (run / "model" / "README.md").read_text()
+
+
+def test_an_endpoint_that_takes_no_connection_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "AZURE_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    with ChatServer(lambda call: says("SCORE: 1")) as server:
+        judge = ["metric=gpt", "metric.gpt.model=judge-1", f"metric.gpt.base_url={server.url}"]
+        material_of(tmp_path, TABLE, *judge)
+        assert not server.calls
+    with pytest.raises(ConfigError, match=r"metric\.gpt\.base_url='http://127\.0\.0\.1:\d+/v1' takes no connection "
+                       r"\(Connection refused\)"):  # fmt: skip
+        material_of(tmp_path, TABLE, *judge)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    material_of(tmp_path, TABLE, *judge)  # a proxy would connect, so nothing is known
+
+
 def shortest_answer(predicted_texts: list[str], target_texts: list[str], *, floor: int = 0) -> float:
     """A metric of a user: no decorator, two columns and a knob."""
     assert len(predicted_texts) == len(target_texts) == ROWS
@@ -278,6 +337,42 @@ def test_a_metric_of_the_user_by_its_dotted_path(tmp_path: Path) -> None:
     found = results(trained(tmp_path, TABLE, *mine, "trainer.epochs=0"))
     assert found["validation/mine"] == 8.0
     assert "validation/perplexity" in found
+
+
+def fails_later(logps: torch.Tensor) -> float:
+    """A metric that gives a number in the evaluation before training, and none afterwards."""
+    CALLS.append(len(logps))
+    if len(CALLS) > 1:
+        raise KeyError("boom")
+    return 1.0
+
+
+def test_a_metric_that_fails_in_training_costs_nothing_but_its_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = [f"+metric.mine._target_={__name__}.fails_later", "+metric.mine.direction=max"]
+    CALLS.clear()
+    with pytest.raises(MetricError, match=rf"mine is NaN in 2 evaluations.*metric\.mine \({__name__}.fails_later\) "
+                       rf"raised KeyError: 'boom' on {ROWS} rows"):  # fmt: skip
+        trained(tmp_path, TABLE, *mine, "trainer.epochs=2", "checkpoint=best", "overwrite=true")
+    run = tmp_path / "run"
+    numbers = json.loads((run / "results.json").read_text())
+    assert numbers["before"]["validation/mine"] == 1.0
+    assert numbers["final"]["validation/mine"] is None
+    assert numbers["final"]["validation/perplexity"] > 0
+    assert {"model", "predictions.csv", "manifest.json"} <= {path.name for path in run.iterdir()}
+    assert capsys.readouterr().err.count("error: validation/mine is NaN after update") == 2
+
+
+CALLS: list[int] = []
+
+
+def test_a_metric_that_fails_before_training_ends_the_run(tmp_path: Path) -> None:
+    mine = [f"+metric.mine._target_={__name__}.fails_later", "+metric.mine.direction=max"]
+    CALLS[:] = [0]
+    with pytest.raises(MetricError, match=r"metric\.mine .* raised KeyError: 'boom'"):
+        trained(tmp_path, TABLE, *mine)
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_judge_scores_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Sweeps: what each job leaves, the table of all, the exit code, the searches under conf/sweep, the share of the cores."""
+"""Sweeps: what each job leaves, the table of all, the exit code, the searches of conf/sweep, the share of the cores."""
 
 from __future__ import annotations
 
@@ -220,7 +220,8 @@ def test_jobs_in_processes_of_their_own_are_in_the_table_too(run_cli: Cli, tmp_p
 
 def test_jobs_without_a_number_stand_behind_those_with_one() -> None:
     made = [JobRecord(0, ["a=1", "s=1"], "0", "min", "failed"), JobRecord(1, ["a=2", "s=1"], "1", "min", "done", None),
-            JobRecord(2, ["a=3", "s=1"], "2", "min", "done", 0.5), JobRecord(3, ["a=4", "s=1"], "3", "min", "done", 0.7),
+            JobRecord(2, ["a=3", "s=1"], "2", "min", "done", 0.5),
+            JobRecord(3, ["a=4", "s=1"], "3", "min", "done", 0.7),
             JobRecord(4, ["a=5", "s=1"], "4", "min")]  # fmt: skip
     assert [record.number for record in ranked(made, "max")] == [3, 2, 1, 0, 4]
     assert [record.number for record in ranked(made, "min")] == [2, 3, 1, 0, 4]

@@ -243,3 +243,10 @@ def test_directions_and_columns() -> None:
         "auc": "max", "accuracy": "max", "log_loss": "min", "f1": "max"
     }  # fmt: skip
     assert {Metric("any", "max", function).reads for function in ALL} == {("probabilities", "labels")}
+
+
+def test_a_class_without_an_area_is_called_by_its_name(said: Callable[[], list[str]]) -> None:
+    found = Metric("auc", "max", auc)
+    columns = {"probabilities": torch.eye(3)[:2], "labels": torch.tensor([0, 1]), "output_names": ["red", "blue", "x"]}
+    assert found.compute(columns).value == 1.0
+    assert "is undefined for class 'x': every row has it, or none." in said()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from leyden.data.trees import Segment, build_tree
 from leyden.problem.base import Outcome
 from leyden.problem.metrics import Metric, Rated, perplexity
 from leyden.problem.scores import Loss
+from leyden.settings.errors import MetricError
 from leyden.training.evaluation import Collected, due_updates, finish
 
 PERPLEXITY = (Metric("perplexity", "min", perplexity),)
@@ -69,6 +71,34 @@ def test_an_evaluation_without_a_scored_row_has_no_metric_and_no_fault() -> None
     assert found.metrics.keys() == {"validation/loss"}
     assert found.unscored == 1
     assert finish(Collected(), PERPLEXITY).samples == []
+
+
+def boom(logps):
+    raise KeyError("boom")
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (boom, r"metric\.mine \(tests\.unit\.test_evaluation\.boom\) raised KeyError: 'boom' on 2 rows\. Mend"),
+        (lambda logps: "much", "returned 'much', which is no number, on 2 rows"),
+        (lambda logps: None, "returned None, which is no number, on 2 rows"),
+        (lambda logps: logps, r"returned tensor\(.*, which is no number, on 2 rows"),
+        (lambda logps: Rated(1.0, {"remark": ["one"]}), "returned 1 cells in the column remark on 2 rows"),
+    ],
+)
+def test_a_metric_that_gives_no_number_is_named_with_its_setting(function, said: str) -> None:
+    collected = Collected()
+    collected.add(batch(5, 0), outcome([-4.0, -1.0], [2, 1]))
+    metrics = [Metric("mine", "max", function), *PERPLEXITY]
+    with pytest.raises(MetricError, match=said) as caught:
+        finish(collected, metrics)
+    assert caught.value.__cause__ is not None
+    found = finish(collected, metrics, strict=False)
+    assert math.isnan(found.metrics["validation/mine"])
+    assert found.metrics["validation/perplexity"] > 1
+    assert str(found.failures["mine"]) == str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # ranks send it to each other
 
 
 class Written:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leyden.artifacts.folder import RunFolder, RunLog, create_folder, default_name, plan_folder
+from leyden.artifacts.folder import RunFolder, create_folder, created_folder, default_name, plan_folder
+from leyden.artifacts.run_log import RunLog, say
+from leyden.data.table import Note
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import read, saved_config
@@ -57,6 +59,73 @@ def test_an_existing_run_is_refused_and_replaced_only_on_request(make: Make, tmp
     assert not mine.exists()
 
 
+def replaced(make: Make, tmp_path: Path, *left: str) -> None:
+    """A run replaces another one, writes these files, and fails."""
+    settings = make("experiment_name=run")
+    create_folder(plan_folder(settings), settings)
+    (tmp_path / "run" / "mine.txt").write_text("x")
+    again = make("experiment_name=run", "overwrite=true")
+
+    def fail() -> None:
+        with created_folder(plan_folder(again), again):
+            for name in left:
+                (tmp_path / "run" / name).write_text("{}")
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
+
+
+def test_a_replaced_run_comes_back_when_the_new_one_fails_at_once(make: Make, tmp_path: Path) -> None:
+    replaced(make, tmp_path, "train.log")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "mine.txt").exists()
+
+
+def test_a_replaced_run_stays_beside_a_new_one_that_has_begun(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replaced(make, tmp_path, "metrics.csv")
+    assert (tmp_path / ".run.replaced" / "mine.txt").exists()
+    assert (tmp_path / "run" / "metrics.csv").exists()
+    assert ".run.replaced" in caplog.text
+    again = make("experiment_name=run", "overwrite=true")
+    assert create_folder(plan_folder(again), again) == tmp_path / ".run.replaced-2"
+
+
+def test_a_replaced_run_goes_once_the_new_one_is_saved(make: Make, tmp_path: Path) -> None:
+    replaced(make, tmp_path, "metrics.csv", "manifest.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not (tmp_path / "run" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("backbone.name", "model"),
+        ("dataset.train_dataframe", "table.csv"),
+        ("+metric.gpt.template", "judge.txt"),
+    ],
+)
+def test_a_run_that_reads_from_the_folder_does_not_replace_it(
+    make: Make, tmp_path: Path, key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make("experiment_name=run")
+    create_folder(plan_folder(settings), settings)
+    inside = tmp_path / "run" / name
+    if name == "model":
+        inside.mkdir()
+        (inside / "config.json").write_text("{}")
+    else:
+        inside.write_text("question,reply\na,b\n")
+    monkeypatch.chdir(tmp_path)
+    judge = ["+metric.gpt._target_=leyden.problem.judge.Judge"] if "gpt" in key else []
+    again = make("experiment_name=run", "overwrite=true", f"{key}=run/{name}", *judge)
+    with pytest.raises(ConfigError, match=rf"{key.removeprefix('+')}='run/{name}' is in it"):
+        plan_folder(again)
+    assert inside.exists()
+
+
 def test_overwrite_leaves_a_folder_alone_that_is_no_run(make: Make, tmp_path: Path) -> None:
     precious = tmp_path / "run" / "thesis.tex"
     precious.parent.mkdir()
@@ -94,6 +163,26 @@ def test_what_was_said_before_the_folder_is_in_its_log(tmp_path: Path, capsys: p
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == ["INFO early 1", "WARNING odd", "INFO late"]
     assert capsys.readouterr().err.splitlines() == ["early 1", "warning: odd", "late"]
+
+
+def test_what_a_metric_warns_of_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics, judge = (logging.getLogger(f"leyden.problem.{name}") for name in ("class_metrics", "judge"))
+    with RunLog() as run_log:
+        metrics.warning("%s of %d rows", "AUC", 4)
+        run_log.open(RunFolder(tmp_path).log)
+        for _ in range(2):
+            metrics.warning("%s of %d rows", "AUC", 4)
+            metrics.warning("%s of %d rows", "F1", 4)
+            judge.warning("no score")
+    expected = ["AUC of 4 rows", "F1 of 4 rows", "no score", "no score"]
+    assert capsys.readouterr().err.splitlines() == [f"warning: {text}" for text in expected]
+    assert [line.split(" WARNING ")[1] for line in (tmp_path / "train.log").read_text().splitlines()] == expected
+
+
+def test_notes_are_no_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog():
+        say([Note("30 conversations of 60 turns."), "odd"])
+    assert capsys.readouterr().err.splitlines() == ["30 conversations of 60 turns.", "warning: odd"]
 
 
 def test_a_later_rank_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

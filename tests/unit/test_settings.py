@@ -16,11 +16,12 @@ from leyden.settings.read import dump, read
 from leyden.settings.read_predict import read_predict
 from leyden.settings.schema import PredictSettings, Settings
 from leyden.settings.stand_ins import stand_in
-from leyden.settings.wording import allowed, fields_of, nearest
+from leyden.settings.wording import allowed, complete, counted, fields_of, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TRAIN = Entry("train", CONF, Settings, read)
 PREDICT = Entry("predict", CONF, PredictSettings, read_predict)
+FIELDS = dict(fields_of(Settings))
 
 
 def faults(*arguments: str, entry: Entry = TRAIN) -> list[str]:
@@ -66,10 +67,15 @@ def test_a_good_command_line_has_no_fault(arguments: tuple[str, ...]) -> None:
 
 Case = tuple[list[str], list[str]]
 WORDS: list[Case] = [  # words that name nothing; they are left out before anything is composed
-    (["lora.rnak=8"], ["lora.rnak is not a setting", "Did you mean lora.r?"]),
+    (["lora.rnak=8"], ["lora.rnak is not a setting", "lora has: r, alpha"]),
     (["lora.dropuot=0"], ["Did you mean lora.dropout?"]),
     (["learning_rate=1"], ["learning_rate is not a setting", "Did you mean optimizer.learning_rate?"]),
     (["lora.max_lenght=1"], ["Did you mean tokenizer.max_length?"]),
+    (["problem.losss=3"], ["problem.losss is not a setting here. Did you mean problem.loss?"]),
+    (["metric.bleuu=1"], ["metric.bleuu is not a setting here. Did you mean metric=bleu?"]),
+    (["experiment_name=1.5"], ["experiment_name=1.5 is not allowed", "\"experiment_name='1.5'\""]),
+    ([f"experiment_name={'n' * 300}"], ["has 300 bytes, and a folder's name may have 240. Shorten it"]),
+    ([f"output_directory={'n' * 300}"], ["output_directory=", "cannot be written to (File name too long)"]),
     (["datset=table"], ["Did you mean dataset?"]),
     (["zzz=1"], ["zzz is not a setting", "The root has: experiment_name"]),
     (["+key=1"], ["key is not a setting"]),
@@ -302,7 +308,7 @@ def test_settings_do_not_change_and_are_written_as_they_were_read() -> None:
     assert again == made
 
 
-def test_predict_faults(tmp_path: Path) -> None:
+def test_predict_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     run.mkdir()
     config, _ = compose_config("train", ["backbone=tiny", "problem=dpo"], CONF)
@@ -332,6 +338,14 @@ def test_predict_faults(tmp_path: Path) -> None:
     assert "generation.top_p='x' is not allowed" in told(f"run={run}", f"dataset.path={table}", "generation.top_p=x")
     assert "Did you mean generation.top_p" in told(f"run={run}", f"dataset.path={table}", "generation.topp=1")
     assert "generation.top_k has no effect" in told(f"run={run}", f"dataset.path={table}", "generation.top_k=1")
+    monkeypatch.chdir(tmp_path)
+    assert "run='run2': there is no" not in told("run=run2", f"dataset.path={table}")  # may be of the hub
+    assert "run='./run2/model': there is no such folder. There are: run." in told(
+        "run=./run2/model", f"dataset.path={table}"
+    )
+    assert "run='outputs/nope': there is no such folder. There are: none." in told(
+        "run=outputs/nope", f"dataset.path={table}"
+    )
     (run / "config.yaml").write_text("- broken")
     assert "holds no settings of a run" in told(f"run={run}", f"dataset.path={table}")
 
@@ -378,6 +392,36 @@ def test_every_setting_has_words_for_what_it_admits_and_a_stand_in_that_it_admit
         assert "typing" not in allowed(field.annotation, field.metadata), key
     tree = {name: stand_in(field.annotation, field.metadata) for name, field in Settings.model_fields.items()}
     Settings.model_validate(tree)
+
+
+def test_a_whole_number_is_a_name() -> None:
+    made = settings("experiment_name=123", "output_directory=7")
+    assert (made.experiment_name, made.output_directory) == ("123", "7")
+    assert settings("experiment_name=001").experiment_name == "001"
+    with pytest.raises(ConfigError, match="experiment_name=true is not allowed"):
+        settings("experiment_name=true")
+
+
+def test_a_key_is_suggested_only_when_it_is_close_and_whole() -> None:
+    assert nearest("training.typo_key", ["training.ppo_epochs", "training.epochs"]) == ""
+    assert "metric.direction" in FIELDS
+    assert "metric.direction" not in complete(FIELDS)
+    assert {"metric", "lora.r", "problem.loss"} <= set(complete(FIELDS))
+
+
+@pytest.mark.parametrize(
+    ("count", "what", "said"),
+    [
+        (1, "rows", "1 row"),
+        (2, "rows", "2 rows"),
+        (0, "updates", "0 updates"),
+        (1, "empty answer cells", "1 empty answer cell"),
+        (1200, "samples that lost turns", "1,200 samples that lost turns"),
+        (1, "samples that lost turns", "1 sample that lost turns"),
+    ],
+)
+def test_one_is_no_plural(count: int, what: str, said: str) -> None:
+    assert counted(count, what) == said
 
 
 def test_nearest_prefers_the_own_group() -> None:

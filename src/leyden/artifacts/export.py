@@ -35,7 +35,9 @@ def check_disk(settings: Settings, material: Material, folder: Path) -> None:
     if settings.checkpoint.policy == "disable":
         return
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    total, _, free = shutil.disk_usage(place)
+    if not total:
+        return  # a file system that does not say
     needed = SPARE
     backbone = settings.backbone
     elsewhere = backbone.pretrained and backbone.pretrained_weights is None
@@ -121,13 +123,13 @@ Fine-tuned with Leyden {__version__} on {_tables(settings)}, \
 {numbers}
 
 ```python
-{_loading(material.problem.head, where if adapter else None)}
+{_loading(material.problem.head, where if adapter else None, generates=material.problem.generates)}
 {_using(material.problem)}
 ```
 """
 
 
-def _loading(head: Head, base: str | None) -> str:
+def _loading(head: Head, base: str | None, *, generates: bool) -> str:
     """Lines of Python that load the saved model; an adapter with a head takes the head's size from the saved config."""
     name = head.auto_class.__name__
     peft, classes, load = "", name, f"model = {name}.from_pretrained(folder)"
@@ -140,10 +142,11 @@ def _loading(head: Head, base: str | None) -> str:
             f"base = {name}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder))\n"
             "model = PeftModel.from_pretrained(base, folder).eval()"
         )
-    imported = ", ".join(filter(None, (classes, "AutoTokenizer")))
+    imported = ["AutoTokenizer", *filter(None, classes.split(", ")), *(["GenerationConfig"] if generates else [])]
+    settings = "generation = GenerationConfig.from_pretrained(folder)\n" if generates else ""
     return (
-        f'{peft}from transformers import {imported}\n\nfolder = "."\n'
-        f"tokenizer = AutoTokenizer.from_pretrained(folder)\n{load}"
+        f'{peft}from transformers import {", ".join(sorted(imported))}\n\nfolder = "."\n'
+        f"tokenizer = AutoTokenizer.from_pretrained(folder)\n{settings}{load}"
     )
 
 
@@ -152,12 +155,12 @@ def _using(problem: Problem) -> str:
     if problem.head.family == "decoder" and problem.head.outputs is None:
         return """messages = [{"role": "user", "content": "Hello"}]
 prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-print(tokenizer.decode(model.generate(**prompt)[0]))"""
+print(tokenizer.decode(model.generate(**prompt, generation_config=generation)[0]))"""
     lines = """text = "Hello"  # written as in training: see prompt_text in predictions.csv
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
 """
     if problem.head.outputs is None:
-        return f"{lines}print(tokenizer.decode(model.generate(**inputs)[0]))"
+        return f"{lines}print(tokenizer.decode(model.generate(**inputs, generation_config=generation)[0]))"
     if problem.head.problem_type == "regression":
         return (
             f"{lines}outputs = model(**inputs).logits[0].tolist()\n"

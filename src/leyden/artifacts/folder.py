@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import re
 import shutil
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,7 +22,11 @@ from leyden.settings.schema import Settings
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
-FORMAT = "%(asctime)s %(levelname)s %(message)s"
+LONGEST_LABEL = 100  # characters of a checkpoint's name in that of a run
+WORTHLESS = {"config.yaml", "train.log", "base"}  # what a run has before it has trained or evaluated
+LAST = "manifest.json"  # is written once the model is safe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def default_name(settings: Settings, now: datetime | None = None) -> str:
     problem = settings.problem.target.rpartition(".")[2].lower().replace("causallm", "causal_lm")
     backbone = settings.backbone.name.removeprefix(WHEEL).removeprefix(TINY)
     last = re.sub(r"[^A-Za-z0-9.]+", "-", backbone.rstrip("/").rpartition("/")[2].removesuffix(".gguf")).strip("-")
-    return f"{problem}-{last}-{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}"
+    return f"{problem}-{last[:LONGEST_LABEL]}-{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}"
 
 
 def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder:
@@ -70,14 +75,14 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
         ConfigError: a folder of that name is there and may not be replaced.
     """
     name = settings.experiment_name or default_name(settings)
-    if job_folder is not None and _is_run(job_folder.parent):
+    if job_folder is not None and is_run(job_folder.parent):
         raise ConfigError(
             f"experiment_name={job_folder.parent.name!r}: {job_folder.parent} is a run, so no sweep goes into it. "
             "Choose another experiment_name."
         )
     path = job_folder or Path(settings.output_directory).expanduser() / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        ours = path.is_dir() and _is_run(path)
+        ours = path.is_dir() and is_run(path)
         if not settings.overwrite:
             raise ConfigError(
                 f"experiment_name={path.name!r}: {path} is there already. Choose another experiment_name, or set "
@@ -88,18 +93,39 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
                 f"overwrite=true: {path} is no run folder (its config.yaml is missing or not ours), so it is "
                 "left alone. Choose another experiment_name."
             )
+        if faults := list(_read_from(dump(settings), path.resolve())):
+            raise ConfigError(faults)
     return RunFolder(path)
 
 
-def create_folder(folder: RunFolder, settings: Settings) -> None:
-    """Make the folder, empty but for the settings; an earlier run in it goes only if `overwrite` says so.
+@contextmanager
+def created_folder(folder: RunFolder, settings: Settings) -> Iterator[None]:
+    """Make the folder for a run; an earlier run in it goes, with `overwrite`, once the new one has saved its model.
+
+    Until then it stands beside, as `.NAME.replaced`. A run that ends before it has trained puts it back.
 
     Raises:
         ConfigError: the place cannot be written to, or another run took it while this one was prepared.
     """
+    aside = create_folder(folder, settings)
+    try:
+        yield
+    finally:
+        if aside is not None:
+            _settle(folder.path, aside)
+
+
+def create_folder(folder: RunFolder, settings: Settings) -> Path | None:
+    """Make the folder, empty but for the settings; return where the earlier run was put that was in it.
+
+    Raises:
+        ConfigError: as `created_folder`.
+    """
+    aside = None
     try:
         if folder.path.exists() and settings.overwrite:
-            shutil.rmtree(folder.path)
+            aside = _free_name(folder.path)
+            folder.path.rename(aside)
         elif folder.path.exists():
             folder.path.rmdir()  # fails unless it is empty
         folder.path.mkdir(parents=True)
@@ -109,63 +135,49 @@ def create_folder(folder: RunFolder, settings: Settings) -> None:
             f"output_directory={settings.output_directory!r}: {folder.path} cannot be made: {error}. Name another "
             "folder or another experiment_name."
         ) from error
+    return aside
 
 
-def _is_run(path: Path) -> bool:
+def _settle(path: Path, aside: Path) -> None:
+    """What becomes of the replaced run once the new one has ended, well or not."""
+    if (path / LAST).exists():
+        shutil.rmtree(aside)
+    elif {file.name for file in path.iterdir()} <= WORTHLESS:
+        shutil.rmtree(path)
+        aside.rename(path)
+        log.info("The run that was in %s is there again.", path)
+    else:
+        log.warning("The new run did not end; the one that it should replace is in %s.", aside)
+
+
+def _free_name(path: Path) -> Path:
+    """A name beside a folder; more than one is needed only where an earlier run was killed."""
+    numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+    return next(one for n in numbers if not (one := path.with_name(f".{path.name}.replaced{n}")).exists())
+
+
+def _read_from(tree: Any, folder: Path, key: str = "") -> Iterator[str]:
+    """Faults of settings that name a file or folder inside the one that is to be replaced."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from _read_from(value, folder, f"{key}.{name}" if key else str(name))
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _read_from(value, folder, key)
+    elif isinstance(tree, str) and tree and key not in ("experiment_name", "output_directory"):
+        try:
+            found = Path(tree).expanduser()
+            inside = found.exists() and found.resolve().is_relative_to(folder)
+        except (OSError, RuntimeError, ValueError):  # no path: too long, with a null byte, of an unknown user
+            return
+        if inside:
+            yield (
+                f"overwrite=true would replace {folder.name}, and {key}={tree!r} is in it. Choose another "
+                "experiment_name."
+            )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds the settings of a run."""
     config = path / "config.yaml"
     return config.is_file() and config.read_bytes().startswith(HEADER.encode())
-
-
-class RunLog:
-    """Says every log line on the terminal, and keeps it for `train.log` until the run folder is there.
-
-    Args:
-        quiet: say and keep nothing.
-        rank: number of this process, put before every line where all of them speak; None: one speaks alone.
-    """
-
-    def __init__(self, *, quiet: bool = False, rank: int | None = None) -> None:
-        self._logger = logging.getLogger("leyden")
-        self._memory = logging.handlers.MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
-        self._file: logging.FileHandler | None = None
-        self._console = logging.StreamHandler(sys.stderr)
-        self._prefix = "" if rank is None else f"[{rank}] "
-        self._console.setFormatter(_ConsoleFormat(self._prefix))
-        self._quiet = quiet
-
-    def __enter__(self) -> RunLog:
-        """Begin to listen."""
-        self._logger.setLevel(logging.INFO)
-        self._logger.propagate = False
-        if not self._quiet:
-            self._logger.addHandler(self._console)
-            self._logger.addHandler(self._memory)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close the file."""
-        for handler in (self._console, self._memory, self._file):
-            if handler is not None:
-                self._logger.removeHandler(handler)
-                handler.close()
-
-    def open(self, path: Path) -> None:
-        """Write what was said so far, and all that follows, to a file."""
-        if self._quiet:
-            return
-        self._file = logging.FileHandler(path, encoding="utf-8")
-        self._file.setFormatter(logging.Formatter(self._prefix + FORMAT))
-        self._memory.setTarget(self._file)
-        self._memory.flush()
-        self._logger.removeHandler(self._memory)
-        self._logger.addHandler(self._file)
-
-
-class _ConsoleFormat(logging.Formatter):
-    def __init__(self, prefix: str) -> None:
-        super().__init__()
-        self._prefix = prefix
-
-    def format(self, record: logging.LogRecord) -> str:
-        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return self._prefix + level + record.getMessage()

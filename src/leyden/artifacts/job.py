@@ -18,17 +18,19 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from leyden.artifacts.export import check_disk, save_model
-from leyden.artifacts.folder import RunFolder, RunLog, create_folder, plan_folder
+from leyden.artifacts.folder import RunFolder, created_folder, plan_folder
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
+from leyden.artifacts.run_log import RunLog, say
 from leyden.artifacts.summary import summary
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
 from leyden.data.dataset import TreeDataset
-from leyden.settings.errors import TrainingError
+from leyden.settings.errors import MetricError, TrainingError
 from leyden.settings.read import dump
 from leyden.settings.schema import Settings
+from leyden.settings.wording import counted
 from leyden.training.assembly import make_answerer
 from leyden.training.devices import world_size
 from leyden.training.launch import meeting
@@ -64,13 +66,13 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
             check_disk(settings, material, folder.path)
             if others is not None:
                 others.gather()
-            create_folder(folder, settings)
-            run_log.open(folder.log)
-            if others is not None:
-                others.start()
-            elif world_size(settings.trainer) > 1:
-                return _run_workers(folder, settings, requested_seed)
-            return finish_job(settings, material, folder, requested_seed)
+            with created_folder(folder, settings):
+                run_log.open(folder.log)
+                if others is not None:
+                    others.start()
+                elif world_size(settings.trainer) > 1:
+                    return _run_workers(folder, settings, requested_seed)
+                return finish_job(settings, material, folder, requested_seed)
 
 
 @contextmanager
@@ -85,7 +87,11 @@ def prepared(settings: Settings, folder: RunFolder) -> Iterator[Material]:
 
 
 def finish_job(settings: Settings, material: Material, folder: RunFolder, requested_seed: int) -> float:
-    """Train on prepared material and write everything into the folder; on later ranks train only."""
+    """Train on prepared material and write everything into the folder; on later ranks train only.
+
+    Raises:
+        MetricError: in the end, when a metric has failed in an evaluation after training had begun.
+    """
     clock = time.perf_counter()
     announce(material)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
@@ -102,6 +108,13 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
         manifest = manifest_of(settings, material, run, requested_seed, folder.path)
         write_json(folder.path / "manifest.json", {**manifest, "trackers": {one.kind: one.state for one in trackers}})
         print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
+    if run.module.failures:
+        raise MetricError(
+            [
+                f"validation/{name} is NaN in {times} evaluations, the rest is saved in {folder.path}. Last: {error}"
+                for name, (times, error) in run.module.failures.items()
+            ]
+        )
     return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 
 
@@ -151,10 +164,8 @@ def predict_texts(
 def announce(material: Material) -> None:
     """Say what was read, what was cut and what is odd; every number that is not zero."""
     for name, counts in material.counts.items():
-        shown = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        log.info("%s: %s.", name, shown)
-    for warning in material.warnings:
-        log.warning("%s", warning)
+        log.info("%s: %s.", name, ", ".join(counted(count, what) for what, count in counts.items() if count))
+    say(material.warnings)
 
 
 def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> float:
@@ -163,6 +174,6 @@ def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> 
     command = [sys.executable, "-m", "leyden.artifacts.worker", str(folder.path)]
     done = subprocess.run(command, env=environment, check=False)
     if done.returncode:
-        raise TrainingError(f"The worker processes ended with code {done.returncode}; {folder.log} holds their words.")
+        raise TrainingError(f"The worker processes ended with code {done.returncode}; their words stand above.")
     results = yaml.safe_load((folder.path / "results.json").read_text(encoding="utf-8"))
     return float(results["final"][f"validation/{next(iter(settings.metric))}"])

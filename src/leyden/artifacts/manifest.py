@@ -77,6 +77,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         "threads": torch.get_num_threads(),
         "updates": run.updates,
         "skipped_updates": module.skipped_updates,
+        "empty_updates": module.empty_updates,
         "unscored_validation_samples": module.evaluation.unscored if module.evaluation else 0,
         "parameters": {
             "all": sum(p.numel() for p in module.backbone.parameters()),

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from leyden.artifacts.folder import RunLog
-from leyden.artifacts.predictions import prediction_table, write_predictions
+from leyden.artifacts.folder import is_run
+from leyden.artifacts.predictions import FILES, prediction_table, write_predictions
 from leyden.artifacts.predictor import Predictor, evaluate, load_predictor, saved_model_config
+from leyden.artifacts.run_log import RunLog, say
 from leyden.backbone.checkpoint import find_checkpoint
 from leyden.backbone.generate import stop_strings
 from leyden.backbone.load import check_architecture
@@ -24,7 +25,9 @@ from leyden.data.sources import Source, read_source
 from leyden.data.templates import Template, make_template
 from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
+from leyden.settings.locations import folder_faults
 from leyden.settings.schema import PredictSettings, Settings
+from leyden.settings.wording import counted
 from leyden.training.answers import Answerer
 from leyden.training.devices import check_device
 from leyden.training.prepare import tokens_of
@@ -34,6 +37,8 @@ from leyden.training.reading import make_limits, make_tokenizer
 from leyden.training.run import filtered_warnings, quiet_libraries
 
 log = logging.getLogger(__name__)
+
+MODEL_FILES = ("config.json", "adapter_config.json")
 
 OPTIONAL = (
     "dataset.system_column", "dataset.answer_column", "dataset.rejected_answer_column",
@@ -61,8 +66,7 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
             problem = problem.restored(saved_model_config(run))
         source = read_source(settings.dataset, settings.dataset.train_tables, "dataset.path", optional=OPTIONAL,
                              answers=False, targets=problem.targets, **problem.classes_read)  # fmt: skip
-        for warning in (*source.warnings, *_silent_turns(source, problem)):
-            log.warning("%s", warning)
+        say([*source.warnings, *_silent_turns(source, problem)])
         checkpoint = find_checkpoint(settings.backbone, root=conversions)
         check_architecture(checkpoint, problem.head.family)
         tokenizer, _ = make_tokenizer(checkpoint, settings)
@@ -73,10 +77,17 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         _announce(trees)
         predictor = load_predictor(checkpoint, settings, tokenizer, problem, run)
         table = _predicted(predictor, trees, problem, settings, template)
+        _write(table, output)
+    print(f"{counted(len(table), 'predictions')} in {output / 'predictions.csv'} (and .parquet).")
+    return output
+
+
+def _write(table: pd.DataFrame, output: Path) -> None:
+    try:
         output.mkdir(parents=True, exist_ok=True)
         write_predictions(table, output)
-    print(f"{len(table)} predictions are in {output / 'predictions.csv'} (and .parquet).")
-    return output
+    except OSError as error:
+        raise ConfigError(f"output={str(output)!r} cannot be written: {error}. Name another folder.") from error
 
 
 def _predicted(
@@ -121,7 +132,7 @@ def _announce(trees: TreeDataset) -> None:
     words = {"turns": "lost turns", "prompt": "have a cut prompt", "answer": "have a cut answer",
              "system": "have a cut system text"}  # fmt: skip
     lost = "".join(f", {cut[kind]:,} {text}" for kind, text in words.items() if cut[kind])
-    log.info("%s: %s rows%s.", trees.part.source.table.path, f"{len(trees.part.rows):,}", lost)
+    log.info("%s: %s%s.", trees.part.source.table.path, counted(len(trees.part.rows), "rows"), lost)
 
 
 @contextmanager
@@ -138,8 +149,14 @@ def _output(wanted: PredictSettings, run: Path | None) -> Path:
     stem = Path(str(wanted.dataset.path)).stem.removeprefix("embedded:")
     default = run / "predictions" / stem if run else Path("outputs") / f"predict-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     output = Path(wanted.output).expanduser() if wanted.output else default
-    if (output / "predictions.csv").exists() and not wanted.overwrite:
-        raise ConfigError(f"output={str(output)!r} holds predictions already. Choose another, or set overwrite=true.")
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"output={str(output)!r} is a file. Name a folder.")
+    if faults := list(folder_faults(str(output), "output")):
+        raise ConfigError(faults)
+    what = "a run" if is_run(output) else "a model" if any((output / name).exists() for name in MODEL_FILES) else None
+    if what is not None:
+        raise ConfigError(f"output={str(output)!r} is the folder of {what}. Name another folder, such as a new one.")
+    there = [name for name in FILES if (output / name).exists()]
+    if there and not wanted.overwrite:
+        raise ConfigError(
+            f"output={str(output)!r} holds {' and '.join(there)} already. Choose another, or set overwrite=true."
+        )
     return output

@@ -17,6 +17,8 @@ from leyden.training.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
+FILES = ("predictions.csv", "predictions.parquet")
+
 
 def prediction_table(
     trees: TreeDataset,
@@ -36,7 +38,8 @@ def prediction_table(
 
     Returns:
         The table's own columns, `prompt_text`, `target`, `prediction`, then the problem's columns and
-        `score_perplexity`. Rows that are no sample (earlier turns of a conversation) have an empty prediction.
+        `score_perplexity`. Plain texts have no `prediction`, as nothing is generated; rows that are no sample (earlier
+        turns of a conversation) have an empty one.
     """
     part = trees.part
     sample_of = {rows[-1]: sample for sample, rows in reversed(list(enumerate(part.samples)))}
@@ -45,9 +48,9 @@ def prediction_table(
     added: dict[str, Sequence[object]] = {"prompt_text": _by_sample(samples, prompts)}
     if "answer" in part.source.texts:
         added["target"] = [part.source.texts["answer"][row] for row in part.rows]
-    elif problem.targets == "text":
+    elif texts:
         added["target"] = [None] * len(part.rows)
-    if texts or problem.targets == "text":
+    if texts:
         added["prediction"] = _by_sample(samples, texts)
     if evaluation is not None:
         numbers, columns = evaluation.samples, evaluation.columns

@@ -77,8 +77,9 @@ def _train(others: Meeting) -> None:
     text, requested_seed = others.settings()
     from omegaconf import DictConfig
 
-    from leyden.artifacts.folder import RunFolder, RunLog
+    from leyden.artifacts.folder import RunFolder
     from leyden.artifacts.job import finish_job, prepared
+    from leyden.artifacts.run_log import RunLog
     from leyden.settings.read import parse
     from leyden.settings.schema import Settings
 

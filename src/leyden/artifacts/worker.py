@@ -8,8 +8,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from leyden.artifacts.folder import RunFolder, RunLog
+from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.job import finish_job, prepared
+from leyden.artifacts.run_log import RunLog
 from leyden.settings.command import USER_FAULT, report
 from leyden.settings.errors import LeydenError
 from leyden.settings.read import parse, saved_config

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from leyden.data.message_cells import ANSWER, PROMPT, SYSTEM, Findings, Message, hold_messages, missing, read_messages
-from leyden.data.table import Table, require_columns
+from leyden.data.table import Note, Table, require_columns
 from leyden.settings.errors import DataError
 
 REJECTED, ID, PARENT = "rejected", "id", "parent_id"
@@ -182,7 +182,7 @@ def _expanded(findings: Findings, turns: Sequence[Turn], columns: Sequence[str])
     names = _renamed([name for name in table.frame.columns if name not in used], columns)
     others = table.frame[list(names)].iloc[rows].rename(columns=names).reset_index(drop=True)
     notes = [
-        f"{findings.where}: {len(set(rows))} conversations of {len(rows)} turns.",
+        Note(f"{findings.where}: {len(set(rows))} conversations of {len(rows)} turns."),
         *findings.note_sentences(),
         *(f"{table.path}: column {a!r} is called {b!r} here." for a, b in names.items() if a != b),
     ]

@@ -10,7 +10,7 @@ from math import floor
 import pandas as pd
 
 from leyden.data.splits import draw_key
-from leyden.data.table import Table, read_table
+from leyden.data.table import Note, Table, read_table
 from leyden.settings.errors import ConfigError, DataError, LeydenError
 from leyden.settings.locations import mixing_faults, table_path
 
@@ -118,7 +118,7 @@ def mixed(  # noqa: PLR0913
     }
     what = "rows" if len(first) == len(conversation_of_row) else "conversations"
     parts = ", ".join(f"{name} {count} of {len(unit)}" for name, count, unit in zip(names, counts, units, strict=True))
-    note = f"dataset.train_ratios={list(ratios)} uses {sum(counts)} {what}: {parts}."
+    note = Note(f"dataset.train_ratios={list(ratios)} uses {sum(counts)} {what}: {parts}.")
     return [row for row in rows if conversation_of_row[row] in kept], [note]
 
 

@@ -17,7 +17,7 @@ from leyden.data.labels import Labels, read_labels, read_weights
 from leyden.data.messages import TURNS
 from leyden.data.mixing import read_tables
 from leyden.data.personalization import personalized
-from leyden.data.table import Table, absent_columns, require_columns
+from leyden.data.table import Note, Table, absent_columns, require_columns
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import DataError
 from leyden.settings.escapes import decode_escapes
@@ -140,5 +140,5 @@ def _named(source: Source, dataset: Dataset) -> Source:
     if not dataset.personalize:
         return source
     texts, counts = personalized(source.texts, dataset.chatbot_name, dataset.chatbot_author)
-    note = f"{source.table.path}: dataset.personalize {counts}."
+    note = Note(f"{source.table.path}: dataset.personalize {counts}.")
     return replace(source, texts=texts, warnings=[*source.warnings, note])

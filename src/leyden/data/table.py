@@ -24,6 +24,10 @@ NESTED = (list, dict, tuple, set, bytes, np.ndarray)
 UNITS = {"csv": "line", "json lines": "line", "parquet": "row", "hub": "row"}
 
 
+class Note(str):
+    """A line about a table that tells what was done, and warns of nothing."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of one file, of a folder of texts, or of several tables, in file order; `len` counts them.

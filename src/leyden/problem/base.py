@@ -101,6 +101,11 @@ class Problem(ABC):
         return self
 
     @property
+    def output_names(self) -> Sequence[str]:
+        """What each output of the head is called: a class, a label column, a target; none without a head."""
+        return ()
+
+    @property
     def classes_read(self) -> dict[str, Any]:
         """How labels of another table are read: `num_classes` and `class_names`, once they are known."""
         return {}
@@ -147,6 +152,6 @@ def cross_entropy_outcome(loss: Callable[[TokenScores], Loss], scorer: Scorer, b
     return Outcome(loss(scores), columns, counts > 0)
 
 
-def cells(column: Tensor) -> list[Cell]:
+def cells(column: Tensor) -> list[float | None]:
     """The numbers of a column [R] for a table; what is not finite is an empty cell."""
     return [value if math.isfinite(value) else None for value in column.to(torch.float64).tolist()]

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leyden.problem.metrics import metric
+from leyden.problem.metrics import listed_outputs, metric
 
 log = logging.getLogger(__name__)
 
 
 @metric("max")
-def auc(probabilities: Tensor, labels: Tensor) -> float:
+def auc(probabilities: Tensor, labels: Tensor, output_names: Sequence[str] = ()) -> float:
     """Area under the ROC curve: chance that a row of the class is ranked above a row that is not; a tie counts half.
 
     Multi-class: mean over classes of one against the rest; multi-label: mean over columns. A class that no row has, or
@@ -31,6 +32,7 @@ def auc(probabilities: Tensor, labels: Tensor) -> float:
     Args:
         probabilities: [R, C], 0 to 1.
         labels: [R] or [R, C].
+        output_names: of the C columns, for the warning.
 
     Returns:
         0 to 1; NaN if no class has an area, or if a probability is NaN.
@@ -44,7 +46,7 @@ def auc(probabilities: Tensor, labels: Tensor) -> float:
     if probabilities.isnan().any():
         return math.nan
     areas = [_area(*column) for column in zip(probabilities.T, _indicators(classes, probabilities).T, strict=True)]
-    return _mean_of_defined("AUC", torch.stack(areas), classes, "every row has it, or none")
+    return _mean_of_defined("AUC", torch.stack(areas), classes, "every row has it, or none", output_names)
 
 
 @metric("max")
@@ -97,7 +99,7 @@ def log_loss(probabilities: Tensor, labels: Tensor) -> float:
 
 
 @metric("max")
-def f1(probabilities: Tensor, labels: Tensor) -> float:
+def f1(probabilities: Tensor, labels: Tensor, output_names: Sequence[str] = ()) -> float:
     """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN), of the predictions that `accuracy` counts.
 
     Binary: of class 1. Multi-class and multi-label: mean over classes, each counting the same. A class that no row has
@@ -106,6 +108,7 @@ def f1(probabilities: Tensor, labels: Tensor) -> float:
     Args:
         probabilities: [R, C], 0 to 1.
         labels: [R] or [R, C].
+        output_names: of the C columns, for the warning.
 
     Returns:
         0 to 1; NaN if no class has an F1, or if a probability is NaN.
@@ -119,7 +122,7 @@ def f1(probabilities: Tensor, labels: Tensor) -> float:
     true = _indicators(classes, probabilities)
     given = _indicators(_predicted(probabilities, classes), probabilities)
     values = 2 * (true & given).sum(0) / (true.sum(0) + given.sum(0)).double()
-    return _mean_of_defined("F1", values, classes, "no row has it, true or predicted")
+    return _mean_of_defined("F1", values, classes, "no row has it, true or predicted", output_names)
 
 
 def _checked(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,15 +163,14 @@ def _area(scores: Tensor, positive: Tensor) -> Tensor:
     return (below + not_above) / (2 * positive.sum() * len(negatives)).double()
 
 
-def _mean_of_defined(name: str, values: Tensor, classes: Tensor, why: str) -> float:
+def _mean_of_defined(name: str, values: Tensor, classes: Tensor, why: str, names: Sequence[str]) -> float:
     """Mean of the values that are not NaN; one warning names the classes of the others."""
     missing = values.isnan().nonzero().flatten().tolist()
     if missing:
         kind = "class" if classes.ndim == 1 else "label column"
-        listed = ", ".join(map(str, missing))
+        listed = listed_outputs(missing, len(values), names)
         result = "The mean leaves them out." if len(missing) < len(values) else "The result is NaN."
         log.warning(
-            "%s of %d rows is undefined for %s %s (counted from 0, of %d): %s. %s",
-            name, len(classes), kind, listed, len(values), why, result,
+            "%s of %d rows is undefined for %s %s: %s. %s", name, len(classes), kind, listed, why, result,
         )  # fmt: skip
     return values.nanmean().item()

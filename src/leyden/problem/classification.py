@@ -85,6 +85,11 @@ class Classification(HeadProblem):
         return settled(self, classes=Classes(kind, names, torch.ones(shape, dtype=torch.float64)))
 
     @property
+    def output_names(self) -> Sequence[str]:
+        """Of the classes, or of the one question or several."""
+        return self.head.names
+
+    @property
     def classes_read(self) -> dict[str, Any]:
         """Labels of another table are read with the classes of the training table."""
         if self.classes is None:
@@ -109,19 +114,31 @@ class Classification(HeadProblem):
         return {"probabilities": outputs.sigmoid(), "labels": labels}
 
     def tabulate(self, columns: Mapping[str, Tensor]) -> dict[str, Sequence[Cell]]:
-        """The class that is predicted, then the probability of each class."""
+        """What is true, where it is known, and what is predicted; then the probability of each class."""
         found, names = columns["probabilities"], self._classes.names
-        table: dict[str, Sequence[Cell]] = {}
-        if self._classes.kind == "multilabel":
-            for place, name in enumerate(names):
-                table[f"predicted_{name}"] = (found[:, place] > EVEN).long().tolist()
-        else:
-            best = found.argmax(dim=1) if self._classes.kind == "multiclass" else (found[:, 0] > EVEN).long()
-            table["prediction"] = [names[number] for number in best.tolist()]
+        wanted = columns["labels"].double().view(len(found), -1)
+        wanted = torch.where(wanted < 0, torch.nan, wanted)  # as `answers` marks rows without a label
+        best = (found > EVEN).double()
+        if self._classes.kind == "multiclass":
+            best = found.argmax(dim=1, keepdim=True).double()
+        known = wanted.shape == best.shape and not bool(wanted.isnan().all())
+        table = {**(self._named("target", wanted) if known else {}), **self._named("prediction", best)}
         shown = names[1:] if self._classes.kind == "binary" else names
         for place, name in enumerate(shown):
             table[f"probability_{name}"] = cells(found[:, place])
-        return {**table, "loss": cells(columns["loss"])}
+        table["loss"] = cells(columns["loss"])
+        if known:
+            right = torch.where(wanted.isnan(), torch.nan, (wanted == best).double())
+            table["score_accuracy"] = cells(right.mean(dim=1))
+        return table
+
+    def _named(self, title: str, values: Tensor) -> dict[str, Sequence[Cell]]:
+        """Class numbers [R, 1] as the names of the classes, 0 and 1 of several labels as a column for each."""
+        names = self._classes.names
+        if self._classes.kind == "multilabel":
+            whole = [[None if cell is None else int(cell) for cell in cells(column)] for column in values.T]
+            return {f"{title}_{name}": column for name, column in zip(names, whole, strict=True)}
+        return {title: [None if cell is None else names[int(cell)] for cell in cells(values[:, 0])]}
 
     @property
     def _classes(self) -> Classes:

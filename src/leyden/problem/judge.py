@@ -78,6 +78,15 @@ class Judge:
             faults += error.faults
         return faults
 
+    def reach(self) -> list[str]:
+        """The fault of an endpoint that takes no connection; asked once, before training, and nothing is sent."""
+        endpoint = find_endpoint(self.base_url, os.environ)
+        why = endpoint.unreachable()
+        return [] if why is None else [
+            f"metric=gpt: {endpoint.where} takes no connection ({why}). Start it, mend the address, or set another by "
+            "metric.gpt.base_url."
+        ]  # fmt: skip
+
     def review(self, cases: Sequence[Case], advance: Callable[[int], object] = lambda rows: None) -> list[Verdict]:
         """The verdict on each row, in order; rows that failed are logged and counted.
 
@@ -95,14 +104,15 @@ class Judge:
             return []
         template = read_template(self.template)
         texts = [self._filled(template, case, place) for place, case in enumerate(cases, start=1)]
+        endpoint = find_endpoint(self.base_url, os.environ)
         calls = Calls(
-            find_endpoint(self.base_url, os.environ), str(self.model), attempts=self.attempts,
+            endpoint, str(self.model), attempts=self.attempts,
             max_tokens=self.max_tokens, timeout=self.timeout_seconds,
         )  # fmt: skip
         verdicts = self._asked(calls, texts, [self._category(case) for case in cases], advance)
         if calls.repeated:
             log.info("The judge's endpoint was asked again %d times for %d rows.", calls.repeated, len(cases))
-        self._tell(verdicts)
+        self._tell(verdicts, endpoint.where)
         return verdicts
 
     def __call__(
@@ -171,7 +181,7 @@ class Judge:
     def _category(self, case: Case) -> str | None:
         return case.cells.get(CATEGORY) or None if self.template == "two_turn" else None
 
-    def _tell(self, verdicts: Sequence[Verdict]) -> None:
+    def _tell(self, verdicts: Sequence[Verdict], where: str) -> None:
         """Log the rows without a score, or raise if they are too many."""
         failures = [(place, found.failure) for place, found in enumerate(verdicts, start=1) if found.failure]
         if not failures:
@@ -186,7 +196,7 @@ class Judge:
         said = f"The judge gave no score for {len(failures)} of {len(verdicts)} rows: {shown}."
         if len(failures) == len(verdicts) or len(failures) > self.max_failed_share * len(verdicts):
             raise JudgeError(
-                f"{said} metric.gpt.max_failed_share={self.max_failed_share:g} allows "
+                f"{said} Asked was {where}. metric.gpt.max_failed_share={self.max_failed_share:g} allows "
                 f"{math.floor(self.max_failed_share * len(verdicts))}, and a mean needs at least one score. Mend what "
                 "is wrong, or allow more."
             )

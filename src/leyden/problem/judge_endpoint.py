@@ -5,10 +5,12 @@ The key comes from the environment, lives in an object that does not show it, an
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from leyden.settings.errors import ConfigError
 
@@ -20,6 +22,7 @@ NO_KEY = "no-key"  # the client wants one, endpoints of one's own often do not
 AZURE_VERSION = "2023-05-15"
 
 _SHORTEST_SECRET = 4
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,34 @@ class Endpoint:
     Attributes:
         url: base address; of Azure, that of the resource.
         key: never shown.
+        source: the setting or variable that names the address; empty: none, it is the public one.
         deployment: of Azure; None elsewhere.
         version: of Azure's interface.
     """
 
     url: str
     key: str = field(repr=False)
+    source: str = ""
     deployment: str | None = None
     version: str = AZURE_VERSION
+
+    @property
+    def where(self) -> str:
+        """The address with what named it."""
+        return f"{self.source}={self.url!r}" if self.source else f"the endpoint {self.url}"
+
+    def unreachable(self) -> str | None:
+        """Why no connection can be made; None if one can, or if a proxy would make it. Nothing is sent."""
+        parts = urlsplit(self.url)
+        host, proxies = str(parts.hostname), getproxies()
+        if (parts.scheme in proxies or "all" in proxies) and not proxy_bypass(host):
+            return None
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((host, port), timeout=_CONNECT_S).close()
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
 
     def client(self, timeout: float) -> openai.OpenAI:
         """A client that repeats nothing by itself.
@@ -101,7 +124,7 @@ def find_endpoint(base_url: str | None, environment: Mapping[str, str]) -> Endpo
     if faults:
         raise ConfigError(faults)
     version = environment.get("OPENAI_API_VERSION") or AZURE_VERSION
-    return Endpoint(url or PUBLIC, key or NO_KEY, deployment if azure else None, version)
+    return Endpoint(url or PUBLIC, key or NO_KEY, source, deployment if azure else None, version)
 
 
 def _address_faults(source: str, url: str) -> list[str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor
 Direction = Literal["min", "max"]
 Column = Tensor | Sequence[Any]
 Function = Callable[..., "float | Rated"]
+NAMES = "output_names"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Rated:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
+class NoNumberError(TypeError):
+    """A metric returned something else than a number."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric function with its name and its direction.
@@ -51,6 +57,13 @@ class Metric:
     function: Function
 
     @property
+    def path(self) -> str:
+        """Where the function comes from: `module.name`."""
+        inner = self.function.func if isinstance(self.function, partial) else self.function
+        named = inner if hasattr(inner, "__qualname__") else type(inner)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The columns the metric needs."""
         parameters = inspect.signature(self.function).parameters.values()
@@ -60,16 +73,24 @@ class Metric:
         """The metric of these rows.
 
         Args:
-            columns: at least those of `reads`, all of one length; others are left alone.
+            columns: at least those of `reads`, all of one length; others are left alone. A function with a parameter
+            `output_names` is given the names of the classes or targets too, if they are there.
 
         Raises:
             KeyError: a column that the metric reads is missing.
+            NoNumberError: it returned something else, or cells for more or fewer rows than there are.
         """
         missing = [name for name in self.reads if name not in columns]
         if missing:
             raise KeyError(f"Metric {self.name} reads {', '.join(missing)}, but there is only {', '.join(columns)}.")
-        found = self.function(**{name: columns[name] for name in self.reads})
-        return found if isinstance(found, Rated) else Rated(float(found))
+        takes_names = NAMES in columns and NAMES in inspect.signature(self.function).parameters
+        found = self.function(**{name: columns[name] for name in (*self.reads, *([NAMES] if takes_names else []))})
+        rated = found if isinstance(found, Rated) else Rated(_number(found))
+        rows = len(columns[self.reads[0]]) if self.reads else 0
+        for name, cells in rated.columns.items():
+            if len(cells) != rows:
+                raise NoNumberError(f"returned {len(cells)} cells in the column {name}")
+        return replace(rated, value=_number(rated.value))
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value is strictly better than the best so far; any number beats none, and NaN beats nothing."""
@@ -102,6 +123,13 @@ def knob_faults_of(function: Callable[..., Any], knobs: Mapping[str, object]) ->
     """What is wrong with the knobs, as the function says; empty if it says nothing."""
     found = getattr(function, "knob_faults", None)
     return [] if found is None else list(found(**knobs))
+
+
+def listed_outputs(numbers: Sequence[int], count: int, names: Sequence[str]) -> str:
+    """Outputs in words: by name where there is one for each, else by number."""
+    if len(names) == count:
+        return ", ".join(repr(names[number]) for number in numbers)
+    return f"{', '.join(map(str, numbers))} (counted from 0, of {count})"
 
 
 def direction_of(function: Callable[..., Any]) -> Direction | None:
@@ -159,6 +187,15 @@ def reward_margin(margins: Tensor) -> float:
         ValueError: there is no pair.
     """
     return _not_empty(margins).double().mean().item()
+
+
+def _number(found: Any) -> float:
+    try:
+        if isinstance(found, str | bytes):
+            raise TypeError
+        return float(found)
+    except (TypeError, ValueError, RuntimeError):  # the last: a tensor of several numbers
+        raise NoNumberError(f"returned {reprlib.repr(found)}, which is no number,") from None
 
 
 def _not_empty(margins: Tensor) -> Tensor:

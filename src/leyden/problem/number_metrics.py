@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 
-from leyden.problem.metrics import metric
+from leyden.problem.metrics import listed_outputs, metric
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def mae(predicted_values: Tensor, target_values: Tensor) -> float:
 
 
 @metric("max")
-def r2(predicted_values: Tensor, target_values: Tensor) -> float:
+def r2(predicted_values: Tensor, target_values: Tensor, output_names: Sequence[str] = ()) -> float:
     """Coefficient of determination, 1 - sum of squared errors / sum of squares around the mean; mean over targets.
 
     0 is as good as always predicting the mean of these rows. A target with one value in all rows has no R²: it is left
@@ -62,6 +63,7 @@ def r2(predicted_values: Tensor, target_values: Tensor) -> float:
     Args:
         predicted_values: [R, K].
         target_values: [R, K].
+        output_names: of the K targets, for the warning.
 
     Returns:
         At most 1, no lower bound; NaN if no target has an R² (one row, for instance), or if a value is NaN.
@@ -72,11 +74,11 @@ def r2(predicted_values: Tensor, target_values: Tensor) -> float:
     predicted, target = _checked(predicted_values, target_values)
     errors = (target - predicted).square().sum(0)
     spread = (target - target.mean(0)).square().sum(0)
-    return _mean_over_targets("R²", 1 - errors / spread, predicted, target)
+    return _mean_over_targets("R²", 1 - errors / spread, predicted, target, output_names)
 
 
 @metric("max")
-def spearman(predicted_values: Tensor, target_values: Tensor) -> float:
+def spearman(predicted_values: Tensor, target_values: Tensor, output_names: Sequence[str] = ()) -> float:
     """Spearman's rank correlation: Pearson's correlation of ranks, equal values sharing their mean rank.
 
     Mean over targets. A target with one value in all rows has none: it is left out, and named in a warning. Predictions
@@ -85,6 +87,7 @@ def spearman(predicted_values: Tensor, target_values: Tensor) -> float:
     Args:
         predicted_values: [R, K].
         target_values: [R, K].
+        output_names: of the K targets, for the warnings.
 
     Returns:
         -1 to 1; NaN where undefined, or if a value is NaN.
@@ -100,11 +103,11 @@ def spearman(predicted_values: Tensor, target_values: Tensor) -> float:
     same = ((predicted == predicted[0]).all(0) & (target != target[0]).any(0)).nonzero().flatten().tolist()
     if same:
         log.warning(
-            "Spearman's correlation is NaN: all rows have one prediction for target %s (counted from 0, of %d).",
-            ", ".join(map(str, same)), predicted.shape[1],
+            "%s is NaN: all rows have one prediction for target %s.",
+            "Spearman's correlation", listed_outputs(same, predicted.shape[1], output_names),
         )  # fmt: skip
     values = together / (first.square().sum(0) * second.square().sum(0)).sqrt()
-    return _mean_over_targets("Spearman's correlation", values.clamp(-1, 1), predicted, target)
+    return _mean_over_targets("Spearman's correlation", values.clamp(-1, 1), predicted, target, output_names)
 
 
 def _checked(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,16 +130,16 @@ def _centred_ranks(values: Tensor) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def _mean_over_targets(name: str, values: Tensor, predicted: Tensor, target: Tensor) -> float:
+def _mean_over_targets(name: str, values: Tensor, predicted: Tensor, target: Tensor, names: Sequence[str]) -> float:
     """Mean over the targets that differ between rows; one warning names those that do not."""
     if predicted.isnan().any() or target.isnan().any():
         return math.nan
     varies = (target != target[0]).any(0)
     if not varies.all():
-        missing = ", ".join(map(str, (~varies).nonzero().flatten().tolist()))
+        missing = listed_outputs((~varies).nonzero().flatten().tolist(), len(varies), names)
         result = "The mean leaves them out." if varies.any() else "The result is NaN."
         log.warning(
-            "%s of %d rows is undefined for target %s (counted from 0, of %d): all rows have one value. %s",
-            name, len(target), missing, len(varies), result,
+            "%s of %d rows is undefined for target %s: all rows have one value. %s",
+            name, len(target), missing, result,
         )  # fmt: skip
     return values[varies].mean().item()

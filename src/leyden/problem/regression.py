@@ -69,6 +69,11 @@ class Regression(HeadProblem):
         scale = Scale(names, tuple(config["target_mean"]), tuple(config["target_deviation"]))
         return settled(self, scale=scale)
 
+    @property
+    def output_names(self) -> Sequence[str]:
+        """Of the targets."""
+        return self._scale.columns
+
     def wanted(self, labels: Tensor) -> Tensor:
         """The targets on the scale of the outputs."""
         mean, deviation = self._moments(labels)
@@ -80,12 +85,17 @@ class Regression(HeadProblem):
         return {"predicted_values": mean + deviation * outputs, "target_values": labels}
 
     def tabulate(self, columns: Mapping[str, Tensor]) -> dict[str, Sequence[Cell]]:
-        """What is predicted of each target."""
-        names = self._scale.columns
-        found = columns["predicted_values"]
-        titles = ["prediction"] if len(names) == 1 else [f"predicted_{name}" for name in names]
-        table: dict[str, Sequence[Cell]] = {title: cells(found[:, place]) for place, title in enumerate(titles)}
-        return {**table, "loss": cells(columns["loss"])}
+        """What is predicted of each target, beside what it is; the mean errors of each row."""
+        names, found = self._scale.columns, columns["predicted_values"]
+        table: dict[str, Sequence[Cell]] = {f"prediction_{name}": cells(found[:, n]) for n, name in enumerate(names)}
+        table["loss"] = cells(columns["loss"])
+        wanted = columns["target_values"]
+        if wanted.shape != found.shape or wanted.isnan().all():  # a table without labels
+            return table
+        targets: dict[str, Sequence[Cell]] = {f"target_{name}": cells(wanted[:, n]) for n, name in enumerate(names)}
+        errors = found - wanted
+        scores = {"score_mse": cells(errors.square().mean(dim=1)), "score_mae": cells(errors.abs().mean(dim=1))}
+        return {**targets, **table, **scores}
 
     def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return like.new_tensor(self._scale.mean), like.new_tensor(self._scale.deviation)

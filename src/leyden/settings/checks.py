@@ -12,10 +12,11 @@ from leyden.settings.checks_environment import environment, unused_strategies
 from leyden.settings.checks_logging import secrets, trackers
 from leyden.settings.checks_model import backbone
 from leyden.settings.checks_training import optimization
-from leyden.settings.locations import TINY, WHEEL
+from leyden.settings.locations import TINY, WHEEL, folder_faults
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
 
+LONGEST_NAME = 240  # bytes; file systems take 255, and a run that is being replaced has a longer name
 WRITING = (
     "min_length_inference max_length_inference max_time do_sample num_beams temperature repetition_penalty stop_tokens "
     "top_k top_p"
@@ -49,12 +50,12 @@ def _names(settings: Settings) -> Iterator[str]:
     name = settings.experiment_name
     if name is not None and (not re.fullmatch(r"[^/\\\0]+", name) or name in (".", "..") or name != name.strip()):
         yield f"experiment_name={show(name)} is no folder name. Use letters, digits, dashes and dots, without slashes."
-    output = Path(settings.output_directory).expanduser().absolute()
-    there = next(path for path in (output, *output.parents) if path.exists())
-    if not there.is_dir():
-        yield f"output_directory={show(settings.output_directory)}: {there} is a file. Name a folder."
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield f"output_directory={show(settings.output_directory)}: {there} cannot be written to. Name another folder."
+    if name is not None and len(os.fsencode(name)) > LONGEST_NAME:
+        yield (
+            f"experiment_name={show(name)} has {len(os.fsencode(name))} bytes, and a folder's name may have "
+            f"{LONGEST_NAME}. Shorten it."
+        )
+    yield from folder_faults(settings.output_directory, "output_directory")
 
 
 def _problem(settings: Settings) -> Iterator[str]:

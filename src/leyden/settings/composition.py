@@ -112,8 +112,23 @@ def _homeless(key: str, folders: Sequence[Path], overrides: Sequence[str]) -> st
     if homes:
         there = f"has no effect with {chosen}" if chosen else f"is not a setting of this choice of {path}"
         return f"{key} {there}; it belongs to {', '.join(homes)}. Choose that, or leave it out."
-    near = nearest(key, [f"{group}.{other}" for names in keys.values() for other in names])
+    near = nearest(key, _keys_of(path, group, folders))
+    if not near and (choice := nearest(name, choices_of(folders, path) if group else [])):
+        near = choice.replace("mean ", f"mean {path}=")
     return f"{key} is not a setting here.{near} To hand it on as it is, write a plus sign before it: +{typed}"
+
+
+def _keys_of(path: str, group: str, folders: Sequence[Path]) -> list[str]:
+    """Every key that the files of a group bring, as it is typed, and the groups inside the group."""
+    found = [f"{group}.{inner.name}" for place in folders for inner in (place / path).glob("*/") if group]
+    for place in folders:
+        for choice in choices_of([place], path) if group else []:
+            text = (place / path / f"{choice}.yaml").read_text(encoding="utf-8")
+            package = re.search(r"^# @package ([\w.]+)$", text, re.MULTILINE)
+            prefix = package.group(1) if package else group
+            names = re.findall(r"^(\w+):", text, re.MULTILINE)
+            found += [f"{prefix}.{name}" for name in names if name != "defaults" and prefix != "_global_"]
+    return found
 
 
 def _refused(message: str, overrides: Sequence[str]) -> list[str]:

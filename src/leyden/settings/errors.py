@@ -37,6 +37,12 @@ class ModelError(LeydenError):
     kind = "model error"
 
 
+class MetricError(LeydenError):
+    """A metric or judge gave no number in an evaluation."""
+
+    kind = "metric error"
+
+
 class TrainingError(LeydenError):
     """Training cannot go on with these settings and this data, such as when no gradient is finite any more."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,6 +62,21 @@ def table_path(name: str) -> Path:
     if name.startswith(EMBEDDED):
         return Path(str(resources.files("leyden.data") / "embedded" / f"{name.removeprefix(EMBEDDED)}.csv"))
     return Path(name).expanduser()
+
+
+def folder_faults(name: str, setting: str) -> Iterator[str]:
+    """Why a folder that is to be written into cannot be, if so; it need not be there yet."""
+    said, path = f"{setting}={show(name)}", Path(name).expanduser().absolute()
+    try:
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not there.is_dir():
+            yield f"{said}: {there} is a file. Name a folder."
+        elif not os.access(there, os.W_OK | os.X_OK):
+            yield f"{said}: {there} cannot be written to. Name another folder."
+        elif not shutil.disk_usage(there).total:  # a file system without files of its own, such as /proc, or a rare one
+            tempfile.TemporaryDirectory(dir=there).cleanup()
+    except (OSError, ValueError) as error:
+        yield f"{said} cannot be written to ({getattr(error, 'strerror', None) or error}). Name another folder."
 
 
 def wheel_checkpoint(name: str) -> Path | None:

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from pydantic.fields import FieldInfo
 
-from leyden.settings.wording import is_open, nearest, siblings
+from leyden.settings.wording import complete, is_open, nearest, siblings
 
 
 def read_overrides(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
@@ -113,7 +113,7 @@ def _misfit(override: Override, folders: Sequence[Path], fields: Mapping[str, Fi
         if not _is_removable(key, fields):
             fault = f"{text}: this setting cannot be taken away. Leave it at its default, or give it a value."
     elif key not in fields and not is_open(key, fields) and not _fits_a_choice(override, folders, fields):
-        fault = f"{key} is not a setting.{nearest(key, fields) or siblings(key, fields)}"
+        fault = f"{key} is not a setting.{nearest(key, complete(fields)) or siblings(key, fields)}"
     elif key in fields and (override.is_add() or override.is_force_add()) and not is_open(key, fields):
         fault = f"{text}: {key} is there already. Leave out the plus sign."
     return fault

@@ -11,12 +11,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.settings.checks import check_prediction
-from leyden.settings.locations import checkpoint_faults, table_faults
+from leyden.settings.locations import TINY, WHEEL, checkpoint_faults, table_faults
 from leyden.settings.read import accept, saved_config, validate
 from leyden.settings.schema import PredictSettings, Settings
 
 CONFIG_DIR = Path(__file__).resolve().parents[3] / "conf"
 RUN_CONFIG = "config.yaml"
+OUTPUTS = "outputs"  # where runs are unless `output_directory` says otherwise
 
 
 def read_predict(
@@ -53,9 +54,21 @@ def run_folder(name: str) -> Path | None:
     return None
 
 
+def _missing_run(name: str) -> list[str] | None:
+    """The runs beside a path that is not there and looks like that of a run; None for any other name."""
+    path = Path(name).expanduser()
+    if path.exists() or len(path.parts) == 1 or name.startswith((WHEEL, TINY)):
+        return None
+    folder = path.parent.parent if path.name == "model" else path.parent
+    runs = sorted(str(config.parent) for config in folder.glob(f"*/{RUN_CONFIG}"))
+    return runs if runs or path.parts[0] == OUTPUTS else None
+
+
 def _faults(wanted: PredictSettings) -> Iterator[str]:
     if wanted.run is None:
         yield "run is not set. Set run=outputs/NAME, or run= a model folder, hub id or .gguf file."
+    elif (runs := _missing_run(wanted.run)) is not None:
+        yield f"run={wanted.run!r}: there is no such folder. There are: {', '.join(runs) or 'none'}."
     elif run_folder(wanted.run) is None:
         yield from checkpoint_faults(wanted.run, "run")
     elif not (Path(str(run_folder(wanted.run))) / "model").is_dir():

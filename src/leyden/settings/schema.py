@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from leyden.settings.augmentation_groups import Augmentation
 from leyden.settings.base import Group, Text
@@ -55,6 +55,16 @@ class Settings(Group):
     ]
     generation: Generation
     logger: Loggers = Field(description="Trackers that get every number beside metrics.csv.")
+
+    @field_validator("experiment_name", "output_directory", mode="before")
+    @classmethod
+    def _number_as_name(cls, value: Any) -> Any:
+        return as_name(value)
+
+
+def as_name(value: Any) -> Any:
+    """A whole number as the text that was typed: Hydra reads `experiment_name=123` as one."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Maybe = Annotated[str | None, Field(description="As in dataset; null: as the run was trained.")]
@@ -107,3 +117,8 @@ class PredictSettings(Group):
     dataset: PredictDataset
     tokenizer: PredictTokenizer
     generation: PredictGeneration
+
+    @field_validator("run", "output", mode="before")
+    @classmethod
+    def _number_as_name(cls, value: Any) -> Any:
+        return as_name(value)

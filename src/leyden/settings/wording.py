@@ -22,6 +22,7 @@ _NAMES: dict[Any, str] = {
 }
 _SHOWN = 80
 _INNER = re.compile(r"\.(_target_|scores|metrics|recommended(\..*)?)$")  # of YAML files, not of the command line
+_PLURAL = re.compile(r"\b(row|sample|token|cell|update|prediction|evaluation)s\b")
 _BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 
 
@@ -35,10 +36,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     own = {key.rpartition(".")[2]: key for key in names if key.rpartition(".")[0] == group}
     words = {key.rpartition(".")[2]: key for key in reversed(names)}
     same = words.get(word)
-    for table, cutoff in ((own, 0.6), ({word: same} if same else {}, 1.0), (words, 0.75), (own, 0.4 if group else 1.0)):
+    for table, cutoff in ((own, 0.6), ({word: same} if same else {}, 1.0), (words, 0.75)):
         if close := difflib.get_close_matches(word, list(table), n=1, cutoff=cutoff):
             return f" Did you mean {table[close[0]]}?"
     return ""
+
+
+def complete(fields: Mapping[str, FieldInfo]) -> list[str]:
+    """The keys that can be typed as they are: of a group of named members, such as `metric`, nothing below it can."""
+    open_groups = tuple(f"{key}." for key, field in fields.items() if get_origin(field.annotation) is dict)
+    return [key for key in fields if not key.startswith(open_groups)]
 
 
 def siblings(key: str, fields: Mapping[str, FieldInfo]) -> str:
@@ -124,13 +131,21 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
 
 def _sentence(key: str, kind: str, value: Any, fields: dict[str, FieldInfo]) -> str:
     if kind == "extra_forbidden":
-        return f"{key} is not a setting.{nearest(key, fields) or siblings(key, fields)}"
+        return f"{key} is not a setting.{nearest(key, complete(fields)) or siblings(key, fields)}"
     field = fields[key]
     may_be = allowed(field.annotation, field.metadata)
     about = f" ({field.description.rstrip('.')})" if field.description else ""
     if kind == "missing" or value == "???":
         return f"{key} is not set{about}. Set {key}=…: {may_be}."
-    return f"{key}={show(value)} is not allowed{about}. Allowed: {may_be}."
+    takes_text = str in (field.annotation, *get_args(field.annotation)) and isinstance(value, bool | int | float)
+    cure = f" For text put it in two pairs of quotes: \"{key}='{show(value)}'\"." if takes_text else ""
+    return f"{key}={show(value)} is not allowed{about}. Allowed: {may_be}.{cure}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number with what is counted: `1,200 rows that were cut`, `1 row that was cut`."""
+    noun = _PLURAL.sub(r"\1", what, count=1) if count == 1 else what
+    return f"{count:,} {noun}"
 
 
 def show(value: Any) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from leyden.data.batches import Batch
 from leyden.problem.base import Outcome
-from leyden.problem.metrics import Metric, Rated
+from leyden.problem.metrics import NAMES, Metric, NoNumberError, Rated
+from leyden.settings.errors import LeydenError, MetricError
 
 NEVER = 10**9
 
@@ -30,6 +31,7 @@ class Evaluation:
         scored: which of them have what the problem needs; the others are in no loss and no metric.
         texts: what was generated, by sample; empty where no metric reads texts.
         remarks: what metrics say about single samples: cells by column, one per scored sample.
+        failures: metrics that failed, with why; their value is NaN.
     """
 
     metrics: Mapping[str, float]
@@ -38,6 +40,7 @@ class Evaluation:
     scored: Tensor
     texts: Mapping[int, str] = field(default_factory=dict)
     remarks: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    failures: Mapping[str, LeydenError] = field(default_factory=dict)
 
     @property
     def unscored(self) -> int:
@@ -88,7 +91,14 @@ class Collected:
         }  # fmt: skip
 
 
-def finish(collected: Collected, metrics: Sequence[Metric], answers: Answers | None = None) -> Evaluation:
+def finish(
+    collected: Collected,
+    metrics: Sequence[Metric],
+    answers: Answers | None = None,
+    *,
+    output_names: Sequence[str] = (),
+    strict: bool = True,
+) -> Evaluation:
     """Bring the ranks' shares together and score them; every rank gets the same result.
 
     The loss is the sum over all targets divided by the sum of their weights, so it does not depend on batches or ranks.
@@ -97,6 +107,11 @@ def finish(collected: Collected, metrics: Sequence[Metric], answers: Answers | N
         collected: this rank's share.
         metrics: to compute; those that read texts need `answers`.
         answers: generates them; None where no metric reads them.
+        output_names: of the outputs of a head, for what metrics say about them.
+        strict: raise when a metric fails; otherwise it is NaN and stands in `failures`.
+
+    Raises:
+        LeydenError: of the first metric that fails.
     """
     shares = _all_gathered(collected.joined(answers.generate(collected.samples) if answers else {}))
     samples = [sample for share in shares for sample in share["samples"]]
@@ -112,32 +127,56 @@ def finish(collected: Collected, metrics: Sequence[Metric], answers: Answers | N
     scores = {"loss": sum(share["total"] for share in shares) / count if count else math.nan}
     kept = [sample for sample, good in zip(samples, scored.tolist(), strict=True) if good]
     remarks: dict[str, Sequence[Any]] = {}
+    failures: dict[str, LeydenError] = {}
     if kept:
         readable: dict[str, Any] = {name: column[scored] for name, column in columns.items()}
         if answers is not None:
             readable |= answers.columns(kept, texts)
-        rated = _rated(metrics, readable)
+        if output_names:
+            readable[NAMES] = output_names
+        rated, failures = _rated(metrics, readable)
+        if strict:
+            for failure in failures.values():
+                raise failure
         scores |= {name: value for one in rated for name, value in one.parts.items()}
         remarks = {name: cells for one in rated for name, cells in one.columns.items()}
     found = {f"validation/{name}": value for name, value in scores.items()}
-    return Evaluation(found, samples, columns, scored, texts, remarks)
+    return Evaluation(found, samples, columns, scored, texts, remarks, failures)
 
 
-def _rated(metrics: Sequence[Metric], readable: Mapping[str, Any]) -> list[Rated]:
-    """What each metric says, its own value among its parts; only rank 0 computes, since a judge costs money."""
-    found: list[Any] = [None, None]
+def _rated(metrics: Sequence[Metric], readable: Mapping[str, Any]) -> tuple[list[Rated], dict[str, LeydenError]]:
+    """What each metric says, its own value among its parts, and why some say nothing.
+
+    Only rank 0 computes, since a judge costs money; all ranks hear the same, as the others would wait for ever.
+    """
+    rated: list[Rated] = []
+    failures: dict[str, LeydenError] = {}
     if not _distributed() or torch.distributed.get_rank() == 0:
-        try:
-            found[0] = [replace(one, parts={metric.name: one.value, **one.parts})
-                        for metric in metrics for one in [metric.compute(readable)]]  # fmt: skip
-        except Exception as error:  # raised on every rank below; the others would wait for this one for ever
-            found[1] = error
+        for metric in metrics:
+            try:
+                one = _computed(metric, readable)
+            except LeydenError as error:
+                one, failures[metric.name] = Rated(math.nan), error
+            rated.append(replace(one, parts={metric.name: one.value, **one.parts}))
     if _distributed():
+        found: list[Any] = [rated, failures]
         torch.distributed.broadcast_object_list(found)
-    if found[1] is not None:
-        raise found[1]
-    rated: list[Rated] = found[0]
-    return rated
+        rated, failures = found
+    return rated, failures
+
+
+def _computed(metric: Metric, readable: Mapping[str, Any]) -> Rated:
+    """The metric of these rows; whatever its function raises becomes an error that names it."""
+    name, rows = f"metric.{metric.name} ({metric.path})", len(next(iter(readable.values())))
+    try:
+        return metric.compute(readable)
+    except LeydenError:
+        raise
+    except NoNumberError as error:
+        raise MetricError(f"{name} {error} on {rows} rows. Mend the function.") from error
+    except Exception as error:  # a function of the user's may raise anything
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise MetricError(f"{name} raised {said} on {rows} rows. Mend the function.") from error
 
 
 def due_updates(total: int, per_epoch: int, every_epochs: float) -> frozenset[int]:

@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,7 +24,7 @@ from leyden.backbone.sharding import Sharded, shard
 from leyden.data.batches import Batch
 from leyden.problem.base import Problem
 from leyden.problem.metrics import Metric
-from leyden.settings.errors import ConfigError, TrainingError
+from leyden.settings.errors import ConfigError, LeydenError, TrainingError
 from leyden.training.evaluation import Answers, Collected, Evaluation, finish
 from leyden.training.optimizer import set_mode
 from leyden.training.scheduling import Driven, Scheduler
@@ -95,6 +96,8 @@ class FineTuner(L.LightningModule):
         self.evaluation: Evaluation | None = None
         self.bad_steps = 0
         self.skipped_updates = 0
+        self.empty_updates = 0
+        self.failures: dict[str, tuple[int, LeydenError]] = {}
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each target under the model in training: [N]."""
@@ -176,6 +179,9 @@ class FineTuner(L.LightningModule):
         applied = bool(summed.count) and math.isfinite(summed.total) and math.isfinite(norm)
         if not applied:
             drop_gradients(self.backbone)
+        if not summed.count and summed.scored:
+            self.empty_updates += 1  # there are targets, and all of them weigh nothing
+        elif not applied:
             self._count_bad(window, *summed.fault(norm))
         else:
             self.bad_steps = 0
@@ -201,7 +207,13 @@ class FineTuner(L.LightningModule):
         answers = self.answers
         if answers is not None and self.sharded is not None:  # ranks that write answers of unequal length cannot share
             answers = answers.of(self.sharded.whole())
-        self.evaluation = finish(self.collected, self.metrics, answers)
+        training = self.trainer.state.fn == TrainerFn.FITTING  # what was earned so far is worth more than a metric
+        self.evaluation = finish(
+            self.collected, self.metrics, answers, output_names=self.problem.output_names, strict=not training
+        )
+        for name, error in self.evaluation.failures.items():
+            log.error("validation/%s is NaN after update %d: %s", name, self.trainer.global_step, error)
+            self.failures[name] = (self.failures.get(name, (0, error))[0] + 1, error)
         # for Lightning's own callbacks; the loggers get the numbers from ours, with step and samples
         self.log_dict({name: float(value) for name, value in self.evaluation.metrics.items()}, logger=False)
         for config in self.trainer.lr_scheduler_configs:

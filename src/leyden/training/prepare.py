@@ -124,6 +124,9 @@ def check_metrics(metrics: Sequence[Metric], validation: Part) -> None:
     columns, rows = list(map(str, validation.source.table.frame.columns)), len(validation.samples)
     checks = [metric.function.check for metric in metrics if hasattr(metric.function, "check")]
     faults = [fault for check in checks for fault in check(columns, rows)]
+    if not faults:
+        reaches = [metric.function.reach for metric in metrics if hasattr(metric.function, "reach")]
+        faults = [fault for reach in reaches for fault in reach()]
     if faults:
         raise ConfigError(faults)
 
@@ -138,6 +141,11 @@ def tokens_of(
 def advice(settings: Settings, template: Template, problem: Problem, train: Part) -> list[str]:
     """What is legal but likely not meant."""
     lines = list(training_advice(settings))
+    if settings.trainer.batch_size > len(train.samples):
+        lines.append(
+            f"trainer.batch_size={settings.trainer.batch_size} is more than the {len(train.samples)} training samples; "
+            "one batch holds them all."
+        )
     if problem.targets == "text" and not template.layout(1, system=False).answers[0].after:
         key = (
             "dataset.chat_template=true" if settings.dataset.chat_template else "dataset.add_eos_token_to_answer=false"
@@ -162,10 +170,12 @@ def advice(settings: Settings, template: Template, problem: Problem, train: Part
 def counts_of(prepared: Prepared) -> dict[str, int]:
     """What a part holds and what it lost, in numbers."""
     part, fit = prepared.trees.part, prepared.fit
+    weights = part.source.weights
     missing = {f"empty {role} cells": len(set(rows) & set(part.rows)) for role, rows in part.source.missing.items()}
     return {
         "rows": len(part.rows),
         "rows left out by dataset.data_sample": part.left_out,
+        "rows of weight 0": 0 if weights is None else int((weights[list(part.rows)] == 0).sum()),
         "samples": len(part.samples),
         "tokens": fit.tokens,
         "tokens to predict": fit.targets,

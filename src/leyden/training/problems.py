@@ -90,7 +90,7 @@ def dotted(path: str, setting: str) -> Any:
     """The function or class that a dotted path names.
 
     Raises:
-        ConfigError: it does not exist.
+        ConfigError: it does not exist, or its module fails.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -98,6 +98,10 @@ def dotted(path: str, setting: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"{setting}={path!r} cannot be imported: {error}. Give module.function or module.Class."
+        ) from error
+    except Exception as error:  # whatever stands in that module runs here
+        raise ConfigError(
+            f"{setting}={path!r} cannot be imported: {type(error).__name__}: {error}. Mend the module."
         ) from error
 
 
