@@ -23,7 +23,7 @@ from leyden.artifacts import job
 from leyden.backbone.attention import attention_for_generation
 from leyden.settings.composition import compose_config
 from leyden.settings.read import read
-from leyden.training.run import Run
+from leyden.training.outcome import Run
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -30,8 +30,9 @@ from leyden.settings.schema import Settings
 from leyden.training import run as wiring
 from leyden.training.callbacks import History
 from leyden.training.module import FineTuner
+from leyden.training.outcome import Run
 from leyden.training.prepare import Material, prepare
-from leyden.training.run import Run, fit
+from leyden.training.run import fit
 
 ROWS = 13  # ten of them train: windows of four, four and two
 RATE = 0.05

@@ -11,7 +11,7 @@ import torch
 from leyden.settings.schema import Settings
 from leyden.settings.sweeps import SHARE, THREADS, available_cores
 from leyden.training.devices import world_size
-from leyden.training.run import Run
+from leyden.training.outcome import Run
 
 Found = dict[str, dict[str, Any]]
 

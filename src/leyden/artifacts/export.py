@@ -20,8 +20,8 @@ from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import table_path
 from leyden.settings.schema import Settings
+from leyden.training.outcome import Run
 from leyden.training.prepare import Material
-from leyden.training.run import Run
 
 SPARE = 64 * 2**20  # bytes that logs, tables and tokenizer may take
 

@@ -32,12 +32,13 @@ from leyden.settings.read import dump
 from leyden.settings.schema import Settings
 from leyden.settings.wording import counted
 from leyden.training.assembly import make_answerer
-from leyden.training.devices import world_size
+from leyden.training.devices import is_later_rank, world_size
 from leyden.training.launch import meeting
+from leyden.training.outcome import Run
 from leyden.training.prepare import Material, prepare
 from leyden.training.problems import writes
 from leyden.training.reading import find_columns
-from leyden.training.run import Run, fit, is_later_rank
+from leyden.training.run import fit
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from leyden.backbone.lora import base_location
 from leyden.settings.schema import Settings
 from leyden.training.callbacks import Point, peak_memory_gib
 from leyden.training.devices import world_size
+from leyden.training.outcome import Run
 from leyden.training.prepare import Material
-from leyden.training.run import Run
 
 PACKAGES = (  # whatever can move a number or a file; those that are not there are left out
     "torch", "lightning", "transformers", "tokenizers", "peft", "safetensors", "gguf", "hydra-core", "omegaconf",

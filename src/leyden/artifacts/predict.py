@@ -33,8 +33,8 @@ from leyden.training.devices import check_device
 from leyden.training.prepare import tokens_of
 from leyden.training.problems import make_problem, writes
 from leyden.training.progress import make_display
+from leyden.training.quiet import filtered_warnings, quiet_libraries
 from leyden.training.reading import make_limits, make_tokenizer
-from leyden.training.run import filtered_warnings, quiet_libraries
 
 log = logging.getLogger(__name__)
 

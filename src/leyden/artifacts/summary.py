@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leyden.settings.wording import counted
-from leyden.training.run import Run
+from leyden.training.outcome import Run
 
 MANY = 1e6  # from here on digits say less than the exponent
 PLAIN = re.compile(r"[\w./:*?@%+-]+", re.ASCII)  # what neither a shell's quotes nor Hydra's need to keep together

@@ -15,8 +15,7 @@ from leyden.settings.command import USER_FAULT, report
 from leyden.settings.errors import LeydenError
 from leyden.settings.read import parse, saved_config
 from leyden.settings.schema import Settings
-from leyden.training.devices import world_size
-from leyden.training.run import is_later_rank
+from leyden.training.devices import is_later_rank, world_size
 
 
 def main(path: Path) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from leyden.settings.errors import ConfigError
@@ -44,3 +46,8 @@ def check_device(settings: Settings) -> None:
         )
     if faults:
         raise ConfigError(faults)
+
+
+def is_later_rank() -> bool:
+    """Whether this process is another than the one that speaks and writes."""
+    return any(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "RANK"))
