@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer
 
 from leyden.artifacts.job import run_job
 from leyden.settings.errors import ConfigError, DataError
+from leyden.training.finders import rate_curve, suggestion
 
 ROWS = 12
 TABLE: Columns = {"p": [f"question {row}" for row in range(ROWS)], "a": [f"answer {row * 7}" for row in range(ROWS)]}
@@ -242,3 +244,42 @@ def test_a_time_limit_ends_after_a_whole_update_with_an_evaluation_and_a_checkpo
     assert steps_of(run) == [f"step-{steps[1]:08d}"]
     assert max(numbers(run, "train/loss")) == steps[1]
     assert "trainer.max_minutes=0.02 are over" in (run / "train.log").read_text(encoding="utf-8")
+
+
+def test_auto_finds_a_rate_and_a_batch_size_and_leaves_the_weights_alone(tmp_path: Path) -> None:
+    found = trained(
+        tmp_path / "auto", TABLE, "optimizer.learning_rate=auto", "trainer.batch_size=auto", "lora.dropout=0"
+    )
+    effective = json.loads((found / "manifest.json").read_text(encoding="utf-8"))["effective"]
+    rate, size = effective["optimizer.learning_rate"], effective["trainer.batch_size"]
+    assert (rate["requested"], size["requested"]) == ("auto", "auto")
+    assert 1e-6 < rate["effective"] < 1
+    assert size["effective"] == 8  # the largest power of two among twelve rows, which fit easily
+    same = trained(
+        tmp_path / "same",
+        TABLE,
+        f"optimizer.learning_rate={rate['effective']}",
+        "trainer.batch_size=8",
+        "lora.dropout=0",
+    )
+    for name in ("train/loss", "validation/loss", "train/learning_rate"):
+        assert numbers(found, name) == numbers(same, name)
+    for name, weight in adapter(same / "model").items():
+        assert torch.equal(adapter(found / "model")[name], weight)
+
+
+def test_the_rate_is_where_the_loss_falls_fastest() -> None:
+    rates = [1e-6 * rate_curve(step) for step in range(60)]
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[-1] == pytest.approx(1.0)
+    losses = [5.0 - 4.0 / (1.0 + math.exp(-(step - 30) / 2)) for step in range(60)]
+    assert 30 <= min(range(60), key=lambda step: abs(rates[step] - suggestion(losses))) <= 40  # smoothing comes late
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate=auto: the loss did not fall in the 60 updates"):
+        suggestion([float(step) for step in range(60)])
+    with pytest.raises(ConfigError, match="in the 3 updates"):
+        suggestion([3.0, 2.0, 1.0])
+
+
+def test_auto_is_for_one_process(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.batch_size=auto is found by one process"):
+        settings_of(tmp_path, TABLE, "trainer=ddp", "trainer.accelerator=cpu", "trainer.batch_size=auto")

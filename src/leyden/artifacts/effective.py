@@ -36,7 +36,10 @@ def effective_values(settings: Settings, run: Run, requested_seed: int) -> Found
     }
     if requested_seed != settings.seed:
         found["seed"] = _entry(requested_seed, settings.seed, "drawn, since seed=-1; config.yaml has the drawn one")
-    return found | _trainer(settings, run) | _generation(settings)
+    for key, why in run.found.items():
+        group, name = key.split(".")
+        found[key] = _entry("auto", getattr(getattr(run.settings, group), name), why)
+    return _trainer(settings, run) | _generation(settings) | found
 
 
 def _trainer(settings: Settings, run: Run) -> Found:
@@ -51,8 +54,8 @@ def _trainer(settings: Settings, run: Run) -> Found:
         found["trainer.precision"] = _entry(asked.precision, precision, f"what Lightning does on {kind}")
     batches, processes = asked.grad_accumulation, world_size(asked)
     if batches * processes > 1:
-        why = f"rows of one update: {asked.batch_size} x {batches} batches x {processes} processes"
-        found["trainer.batch_size"] = _entry(asked.batch_size, asked.batch_size * batches * processes, why)
+        why = f"rows of one update: {asked.rows} x {batches} batches x {processes} processes"
+        found["trainer.batch_size"] = _entry(asked.rows, asked.rows * batches * processes, why)
     if run.final.step < run.updates:
         epochs = round(asked.epochs * run.final.step / run.updates, 4)
         why = f"the training ended after {run.final.step} of {run.updates} updates"
@@ -64,7 +67,7 @@ def _generation(settings: Settings) -> Found:
     if settings.generation.batch_size_inference:
         return {}
     why = "0 stands for trainer.batch_size"
-    return {"generation.batch_size_inference": _entry(0, settings.trainer.batch_size, why)}
+    return {"generation.batch_size_inference": _entry(0, settings.trainer.rows, why)}
 
 
 def _threads() -> dict[str, Any]:

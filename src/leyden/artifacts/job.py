@@ -99,7 +99,7 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
     with running(trackers, dump(settings)):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
         run = fit(settings, material, loggers, folder.path, partial(_export, material, settings))
-        results = results_of(run)
+        results, settings = results_of(run), run.settings
         if not is_later_rank():
             save_run(run, material, settings, folder, results)
             write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed, folder.path))

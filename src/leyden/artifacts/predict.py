@@ -95,7 +95,7 @@ def _predicted(
 ) -> pd.DataFrame:
     display = make_display(settings.trainer.progress)
     generation, samples = settings.generation, range(len(trees))
-    batch_size = generation.batch_size_inference or settings.trainer.batch_size
+    batch_size = generation.batch_size_inference or settings.trainer.rows
     evaluation = evaluate(predictor, trees, problem, batch_size, display)
     answerer = Answerer(
         predictor.model, predictor.tokenizer, trees, generation, stop_strings(generation, template.stops),

@@ -177,7 +177,7 @@ def place_of(settings: Settings, material: Material, folder: Path) -> Place:
     trainer = settings.trainer
     rank = Rank(0, world_size(trainer))
     samples = len(material.train.trees)
-    epoch = TrainingSampler(samples, trainer.batch_size, 0, rank, drop_last=trainer.drop_last_batch).end(0)
+    epoch = TrainingSampler(samples, trainer.rows, 0, rank, drop_last=trainer.drop_last_batch).end(0)
     return Place(folder, name, Axis(settings.log_step_size == "relative", epoch * trainer.epochs))
 
 

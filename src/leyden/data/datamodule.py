@@ -75,7 +75,7 @@ class TreeDataModule(L.LightningDataModule):
     def _sampler(self, rank: Rank) -> TrainingSampler:
         return TrainingSampler(
             len(self.train.trees),
-            self.settings.batch_size,
+            self.settings.rows,
             self.seed,
             rank,
             drop_last=self.settings.drop_last_batch,

@@ -31,8 +31,23 @@ def optimization(settings: Settings) -> Iterator[str]:
     """Faults of the optimizer, the schedule and the adapter, one sentence each."""
     yield from missing_package(settings.optimizer.target, "optimizer._target_")
     yield from missing_package(settings.schedule.target, "schedule._target_")
+    yield from _found(settings)
     yield from _schedule(settings.schedule)
     yield from _adapter(settings.lora)
+
+
+def _found(settings: Settings) -> Iterator[str]:
+    """Values that are found on the machine, which one process has to do."""
+    if settings.trainer.strategy != "auto":
+        for key, value in (
+            ("optimizer.learning_rate", settings.optimizer.learning_rate),
+            ("trainer.batch_size", settings.trainer.batch_size),
+        ):
+            if value == "auto":
+                yield (
+                    f"{key}=auto is found by one process, and trainer.strategy={settings.trainer.strategy} is for "
+                    "several. Find it once with trainer.strategy=auto, and write the number here."
+                )
 
 
 def training_advice(settings: Settings) -> Iterator[str]:

@@ -13,13 +13,16 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Elements = Annotated[int, Field(ge=1_000_000)]
 DeviceId = Annotated[int, Field(ge=0)]
+RANGE_START = 1e-6  # of the test behind optimizer.learning_rate=auto
 
 
 class Optimizer(OpenGroup):
     """An optimizer class by its dotted path; keys beyond these are handed to it."""
 
     target: Text = Field(alias="_target_", description="Dotted path of the class.")
-    learning_rate: Annotated[float, Field(gt=0, le=1e30)] = Field(description="Peak learning rate.")
+    learning_rate: Annotated[float, Field(gt=0, le=1e30)] | Literal["auto"] = Field(
+        description="Peak learning rate; auto: where the loss falls fastest in a range test before training."
+    )
     weight_decay: NotNegative = Field(description="Decay of matrices; biases and norms are exempt.")
     differential_learning_rate_layers: list[Text] = Field(
         description="Substrings of the names of weights that learn at differential_learning_rate."
@@ -27,6 +30,11 @@ class Optimizer(OpenGroup):
     differential_learning_rate: Annotated[float, Field(gt=0, le=1e30)] = Field(
         description="Peak learning rate of those weights; the schedule has the same shape for them."
     )
+
+    @property
+    def peak(self) -> float:
+        """`learning_rate` as a number; while it is still to be found, where the range test begins."""
+        return RANGE_START if self.learning_rate == "auto" else self.learning_rate
 
 
 class Schedule(OpenGroup):
@@ -57,7 +65,9 @@ class DeepSpeed(Group):
 class Trainer(Group):
     """How many rows, how often, on which devices."""
 
-    batch_size: Count = Field(description="Rows per device and forward pass.")
+    batch_size: Count | Literal["auto"] = Field(
+        description="Rows per device and forward pass; auto: the largest power of two that the memory holds."
+    )
     grad_accumulation: Count = Field(description="Forward passes per update.")
     epochs: Annotated[int, Field(ge=0)] = Field(description="Passes over the training rows; 0 evaluates only.")
     gradient_clip: NotNegative = Field(description="Upper bound of the gradient's L2 norm; 0: off.")
@@ -83,6 +93,11 @@ class Trainer(Group):
     deepspeed: DeepSpeed
     number_of_workers: Annotated[int, Field(ge=0)] = Field(description="Processes that build batches; 0: none.")
     progress: Literal["auto", "rich", "plain", "none"] = Field(description="auto: bars in a terminal, else lines.")
+
+    @property
+    def rows(self) -> int:
+        """`batch_size` as a number; 1 while it is still to be found."""
+        return 1 if self.batch_size == "auto" else self.batch_size
 
 
 class Checkpoint(Group):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.attention import AttentionChoice, choose_attention
@@ -24,11 +26,15 @@ from leyden.data.augmentation import Augmentor, mask_id, special_ids
 from leyden.data.augmented import AugmentedTrees
 from leyden.data.collator import Collator, Layout
 from leyden.data.datamodule import TreeDataModule
+from leyden.data.rows import Part
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
 from leyden.training.answers import TEXT_COLUMNS, Answerer
+from leyden.training.module import FineTuner
+from leyden.training.optimizer import build_optimizer, optimizer_factory
 from leyden.training.prepare import Material
-from leyden.training.start import load_start
+from leyden.training.scheduling import Plan, Scheduler
+from leyden.training.start import goes_on_with_an_adapter, load_start
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +93,7 @@ def make_data(settings: Settings, material: Material, collator: Collator) -> Tre
         collator=collator,
         settings=settings.trainer,
         seed=settings.seed,
-        evaluation_batch_size=settings.generation.batch_size_inference or settings.trainer.batch_size,
+        evaluation_batch_size=settings.generation.batch_size_inference or settings.trainer.rows,
         augmented=augmented,
     )
 
@@ -118,10 +124,60 @@ def make_answerer(
     return Answerer(
         backbone, material.tokenizer, material.validation.trees, generation,
         stop_strings(generation, material.template.stops),
-        generation.batch_size_inference or settings.trainer.batch_size, settings.seed, advance,
+        generation.batch_size_inference or settings.trainer.rows, settings.seed, advance,
     )  # fmt: skip
 
 
 def _device(settings: Trainer) -> torch.device:
     cuda = settings.accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if cuda else "cpu")
+
+
+def make_module(  # noqa: PLR0913
+    settings: Settings,
+    material: Material,
+    backbone: nn.Module,
+    updates: int,
+    per_epoch: int,
+    *,
+    make_schedule: Callable[[Optimizer], Scheduler] | None = None,
+) -> FineTuner:
+    """The LightningModule of a run.
+
+    Args:
+        settings: of the run.
+        material: from `prepare`.
+        backbone: that learns.
+        updates: of the whole training.
+        per_epoch: updates of an epoch.
+        make_schedule: in place of the one that the settings ask for.
+    """
+    return FineTuner(
+        backbone,
+        material.problem,
+        make_optimizer=_optimizer(settings),
+        make_schedule=make_schedule or Plan(settings.schedule, material.metrics[0].direction, updates, per_epoch),
+        metrics=material.metrics,
+        seed=settings.seed,
+        max_bad_steps=settings.trainer.max_bad_steps,
+        places=partial(_places, material.train.trees.part),
+        answers=make_answerer(settings, material, backbone) if reads_texts(material) else None,
+        noise_alpha=settings.augmentation.neftune_noise_alpha,
+        learned=goes_on_with_an_adapter(settings),
+    )
+
+
+def _optimizer(settings: Settings) -> Callable[[nn.Module], Optimizer]:
+    optimizer = settings.optimizer
+    return partial(
+        build_optimizer,
+        factory=optimizer_factory(optimizer),
+        weight_decay=optimizer.weight_decay,
+        layers=optimizer.differential_learning_rate_layers,
+        rate=optimizer.differential_learning_rate,
+    )
+
+
+def _places(part: Part, samples: Sequence[int]) -> str:
+    """Where the rows stand that the samples are named after: the last of each conversation."""
+    return part.source.table.places(sorted(part.samples[sample][-1] for sample in samples))

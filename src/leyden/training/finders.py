@@ -17,11 +17,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from leyden.settings.errors import ConfigError
+from leyden.settings.training_groups import RANGE_START
 from leyden.training.callbacks import peak_memory_gib
 from leyden.training.module import FineTuner
 from leyden.training.update import trained_weights
 
-LOWEST, HIGHEST, UPDATES = 1e-6, 1.0, 60  # of the range test
+HIGHEST, UPDATES = 1.0, 60  # of the range test
 SMOOTHING = 0.9
 DIVERGED = 4.0  # times the best loss
 FEWEST = 12  # updates that a suggestion needs
@@ -31,8 +32,8 @@ TrainerOf = Callable[[list[Callback], int], L.Trainer]
 
 
 def rate_curve(step: int) -> float:
-    """The factor on `LOWEST` at an update of the range test: it grows by the same ratio each time."""
-    return float((HIGHEST / LOWEST) ** (step / (UPDATES - 1)))
+    """The factor on `RANGE_START` at an update of the range test: it grows by the same ratio each time."""
+    return float((HIGHEST / RANGE_START) ** (step / (UPDATES - 1)))
 
 
 @dataclass
@@ -67,7 +68,7 @@ def find_learning_rate(module: FineTuner, loader: DataLoader[Any], trainer_of: T
     The weights are as before afterwards.
 
     Args:
-        module: whose optimizer starts at `LOWEST` and whose curve is `rate_curve`.
+        module: whose optimizer starts at `RANGE_START` and whose curve is `rate_curve`.
         loader: training batches; it is gone through again when it ends.
         trainer_of: from callbacks and a number of updates.
 
@@ -95,9 +96,9 @@ def suggestion(losses: Sequence[float]) -> float:
     if len(losses) < FEWEST or slopes.min() >= 0:
         raise ConfigError(
             f"optimizer.learning_rate=auto: the loss did not fall in the {len(losses)} updates of the range test "
-            f"({LOWEST:g} to {HIGHEST:g}). Set optimizer.learning_rate to a number, such as 1e-4."
+            f"({RANGE_START:g} to {HIGHEST:g}). Set optimizer.learning_rate to a number, such as 1e-4."
         )
-    return float(f"{LOWEST * rate_curve(int(slopes.argmin())):.2g}")
+    return float(f"{RANGE_START * rate_curve(int(slopes.argmin())):.2g}")
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:

@@ -35,7 +35,7 @@ def optimizer_factory(settings: OptimizerSettings) -> Callable[..., Optimizer]:
     if not (isinstance(make, type) and issubclass(make, Optimizer)):
         raise ConfigError(f"optimizer._target_={settings.target!r} is no optimizer of torch. Name such a class.")
     check_knobs(make, settings.knobs, "optimizer")
-    factory = partial(cast(Callable[..., Optimizer], make), lr=settings.learning_rate, **settings.knobs)
+    factory = partial(cast(Callable[..., Optimizer], make), lr=settings.peak, **settings.knobs)
     try:
         factory([{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": 0.0} for _ in range(2)])
     except (TypeError, ValueError) as error:

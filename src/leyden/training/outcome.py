@@ -9,6 +9,7 @@ import lightning as L
 
 from leyden.backbone.attention import AttentionChoice
 from leyden.backbone.load import Chosen
+from leyden.settings.schema import Settings
 from leyden.training.callbacks import History, Point
 from leyden.training.checkpoints import Checkpoints, SavedState, load_trained
 from leyden.training.devices import is_later_rank
@@ -32,6 +33,8 @@ class Run:
         dtype: type of the backbone's weights.
         updates: of the whole run, as planned.
         reference: what the reference was, or "none".
+        settings: with what was found in place of every `auto`.
+        found: why it was that, by key.
         seconds: how long each step took.
         best: the checkpoint whose weights were put back in the end; None: the module has those of the last update.
     """
@@ -45,6 +48,8 @@ class Run:
     updates: int
     reference: str
     display: Display
+    settings: Settings
+    found: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
     best: SavedState | None = None
 

@@ -141,9 +141,9 @@ def tokens_of(
 def advice(settings: Settings, template: Template, problem: Problem, train: Part) -> list[str]:
     """What is legal but likely not meant."""
     lines = list(training_advice(settings))
-    if settings.trainer.batch_size > len(train.samples):
+    if settings.trainer.rows > len(train.samples):
         lines.append(
-            f"trainer.batch_size={settings.trainer.batch_size} is more than the {len(train.samples)} training samples; "
+            f"trainer.batch_size={settings.trainer.rows} is more than the {len(train.samples)} training samples; "
             "one batch holds them all."
         )
     if problem.targets == "text" and not template.layout(1, system=False).answers[0].after:

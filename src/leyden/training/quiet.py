@@ -14,6 +14,7 @@ NOISE = (  # of Lightning: true, and of no use to whoever fine-tunes
     r".*The number of training batches.*is smaller than the logging interval.*",
     r".*Starting from v1.9.0, `tensorboardX` has been removed.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*You defined a `validation_step` but have no `val_dataloader`.*",  # what settles `auto` has no need of one
     r".*No device id is provided via `init_process_group`.*",
     r".*Found .* module\(s\) in eval mode at the start of training.*",
     r".*Model has `tie_word_embeddings=True`.*",  # of an adapter that is loaded: its copies are equal

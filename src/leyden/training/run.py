@@ -12,27 +12,22 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from torch import nn
-from torch.optim import Optimizer
 
 from leyden.backbone.compiled import compile_errors
 from leyden.data.datamodule import TreeDataModule
-from leyden.data.rows import Part
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
-from leyden.training.assembly import load_backbone, make_answerer, make_collator, make_data, reads_texts
+from leyden.training.assembly import load_backbone, make_collator, make_data, make_module
 from leyden.training.callbacks import History, ProgressDisplay
 from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
-from leyden.training.module import FineTuner
-from leyden.training.optimizer import build_optimizer, optimizer_factory
 from leyden.training.outcome import Run, keep_best
 from leyden.training.prepare import Material
 from leyden.training.progress import make_display
 from leyden.training.quiet import filtered_warnings, quiet_libraries
-from leyden.training.scheduling import Plan
-from leyden.training.start import goes_on_with_an_adapter, keep_start
+from leyden.training.settled import settled
+from leyden.training.start import keep_start
 from leyden.training.stopping import make_stops, why_stopped
 from leyden.training.trainer import make_trainer
 
@@ -74,22 +69,12 @@ def _assemble(
     kept = None if is_later_rank() else folder
     backbone, dtype, attention = load_backbone(settings, material, kept)
     seconds = {"load weights": time.perf_counter() - clock}
-    data = make_data(settings, material, make_collator(settings, material.tokenizer, backbone, attention))
+    collator = make_collator(settings, material.tokenizer, backbone, attention)
+    settings, found = settled(settings, material, backbone, collator, folder)
+    data = make_data(settings, material, collator)
     per_epoch = math.ceil(data.steps_per_epoch(world_size(settings.trainer)) / settings.trainer.grad_accumulation)
     updates = settings.trainer.epochs * per_epoch
-    module = FineTuner(
-        backbone,
-        material.problem,
-        make_optimizer=_optimizer(settings),
-        make_schedule=Plan(settings.schedule, material.metrics[0].direction, updates, per_epoch),
-        metrics=material.metrics,
-        seed=settings.seed,
-        max_bad_steps=settings.trainer.max_bad_steps,
-        places=partial(_places, material.train.trees.part),
-        answers=make_answerer(settings, material, backbone) if reads_texts(material) else None,
-        noise_alpha=settings.augmentation.neftune_noise_alpha,
-        learned=goes_on_with_an_adapter(settings),
-    )
+    module = make_module(settings, material, backbone, updates, per_epoch)
     keep_start(settings, module.reference, kept)
     history = History(material.metrics[0])
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
@@ -102,7 +87,7 @@ def _assemble(
     )
     run = Run(
         module, trainer, history, checkpoints, attention, dtype, updates,
-        module.reference.kind if material.problem.uses_reference else "none", display, seconds,
+        module.reference.kind if material.problem.uses_reference else "none", display, settings, found, seconds,
     )  # fmt: skip
     return run, data
 
@@ -123,19 +108,3 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         if why is not None:
             log.info("%s", why)
     run.module.gather()
-
-
-def _optimizer(settings: Settings) -> Callable[[nn.Module], Optimizer]:
-    optimizer = settings.optimizer
-    return partial(
-        build_optimizer,
-        factory=optimizer_factory(optimizer),
-        weight_decay=optimizer.weight_decay,
-        layers=optimizer.differential_learning_rate_layers,
-        rate=optimizer.differential_learning_rate,
-    )
-
-
-def _places(part: Part, samples: Sequence[int]) -> str:
-    """Where the rows stand that the samples are named after: the last of each conversation."""
-    return part.source.table.places(sorted(part.samples[sample][-1] for sample in samples))

@@ -55,7 +55,7 @@ def engine_config(settings: Trainer) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # whatever `optimizer` names; it is not replaced by one of DeepSpeed's
         "zero_force_ds_cpu_optimizer": False,
-        "train_micro_batch_size_per_gpu": settings.batch_size,
+        "train_micro_batch_size_per_gpu": settings.rows,
     }
 
 

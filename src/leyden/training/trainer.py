@@ -13,7 +13,13 @@ from leyden.settings.training_groups import Trainer
 from leyden.training.strategies import make_precision, make_strategy
 
 
-def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequence[Logger], folder: Path) -> L.Trainer:
+def make_trainer(
+    settings: Trainer,
+    callbacks: list[L.Callback],
+    loggers: Sequence[Logger],
+    folder: Path,
+    max_steps: int = -1,
+) -> L.Trainer:
     """The trainer that the settings ask for.
 
     Its own display, checkpoints, sampler and sanity check stay off: those are ours, or not wanted.
@@ -23,6 +29,7 @@ def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequen
         callbacks: in the order in which they are called.
         loggers: where every number goes.
         folder: of the run.
+        max_steps: end after so many updates; -1: after the epochs of the settings.
 
     Raises:
         ConfigError: Lightning refuses the combination.
@@ -36,7 +43,8 @@ def make_trainer(settings: Trainer, callbacks: list[L.Callback], loggers: Sequen
             strategy=make_strategy(settings),
             precision=None if plugin else settings.precision,
             plugins=plugin,
-            max_epochs=settings.epochs,
+            max_epochs=settings.epochs if max_steps < 0 else -1,
+            max_steps=max_steps,
             accumulate_grad_batches=settings.grad_accumulation,
             gradient_clip_val=settings.gradient_clip or None,
             logger=list(loggers),
