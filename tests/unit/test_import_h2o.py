@@ -443,7 +443,7 @@ def test_the_summary_says_what_is_not_mapped_and_why(place: Path, capsys: pytest
     imported(changed(text, "architecture", backbone_dtype="int8"))
     said = capsys.readouterr().out
     assert "environment.trust_remote_code=true: true is H2O's default" in said
-    assert "architecture.backbone_dtype='int8': Leyden has no such value yet; backbone.dtype stays 'auto'" in said
+    assert "architecture.backbone_dtype='int8' -> backbone.dtype='int8'" in said
     assert "prediction.temperature=0.3: no effect in H2O with prediction.do_sample=false" in said
     assert "dataset.text_system_start='[SYS]': no effect in H2O with dataset.system_column=null" in said
     assert "prediction.mmax_time. Did you mean prediction.max_time?" in said
