@@ -147,7 +147,7 @@ CHANGES = st.fixed_dictionaries(
 )
 
 
-@examples(0.6)
+@examples(0.4)
 @given(table=files(), name=st.sampled_from(list(PROBLEMS)), changes=CHANGES, few=st.integers(0, 2))
 def test_any_table_is_predicted_or_refused(
     runs: dict[str, Path], table: File, name: str, changes: dict[str, Any], few: int
