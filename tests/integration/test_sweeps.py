@@ -1,4 +1,4 @@
-"""Sweeps: what each job leaves, the table of all, the exit code, the searches of conf/sweep, the share of the cores."""
+"""Sweeps: what each job leaves, the table of all, the exit code, the searches, the share of the cores."""
 
 from __future__ import annotations
 
@@ -219,11 +219,9 @@ def test_jobs_in_processes_of_their_own_are_in_the_table_too(run_cli: Cli, tmp_p
 
 
 def test_jobs_without_a_number_stand_behind_those_with_one() -> None:
-    made = [JobRecord(0, ["a=1", "s=1"], "0", "min", "failed"), JobRecord(1, ["a=2", "s=1"], "1", "min", "done", None),
-            JobRecord(2, ["a=3", "s=1"], "2", "min", "done", 0.5),
-            JobRecord(3, ["a=4", "s=1"], "3", "min", "done", 0.7),
-            JobRecord(4, ["a=5", "s=1"], "4", "min")]  # fmt: skip
+    ends = [("failed", None), ("done", None), ("done", 0.5), ("done", 0.7), ("stopped", None)]
+    made = [JobRecord(n, [f"a={n}", "s=1"], str(n), "min", *end) for n, end in enumerate(ends)]
     assert [record.number for record in ranked(made, "max")] == [3, 2, 1, 0, 4]
     assert [record.number for record in ranked(made, "min")] == [2, 3, 1, 0, 4]
-    assert varied(made) == [["a=1"], ["a=2"], ["a=3"], ["a=4"], ["a=5"]]
-    assert varied(made[:1]) == [["a=1", "s=1"]]
+    assert varied(made) == [[f"a={n}"] for n in range(5)]
+    assert varied(made[:1]) == [["a=0", "s=1"]]

@@ -62,6 +62,7 @@ DEEPSPEED = Condition("environment.use_deepspeed", bool)
 FSDP = Condition("environment.use_fsdp", bool)
 ZERO2 = Condition("environment.deepspeed_method", lambda word: word == "ZeRO2")
 ZERO3 = Condition("environment.deepspeed_method", lambda word: word == "ZeRO3")
+TRACKED = Condition("logging.logger", lambda word: word != "None")
 NEPTUNE = Condition("logging.logger", lambda word: word == "Neptune")
 WANDB = Condition("logging.logger", lambda word: word == "W&B")
 

@@ -187,15 +187,16 @@ _ENVIRONMENT = (
     Row("environment.use_fsdp", "old", read.flag, "trainer", needs=(when.FSDP,), off=False, pick=lambda *_: ("fsdp",)),
 )  # fmt: skip
 _LOGGING = (
-    Row("logging.log_step_size", "L1", read.one_of("absolute", "relative"), "log_step_size", off="absolute"),
-    Row("logging.log_all_ranks", "L2", read.flag, "log_all_ranks", off=False),
+    Row("logging.log_step_size", "L1", read.one_of("absolute", "relative"), "log_step_size",
+        needs=(when.TRACKED,), off="absolute"),
+    Row("logging.log_all_ranks", "L2", read.flag, "log_all_ranks", needs=(when.SEVERAL,), off=False),
     Row("logging.logger", "L3", read.one_of(*rules.LOGGERS), "logger", off="None",
         pick=lambda v, _: (rules.LOGGERS[v["logging.logger"]],)),
-    Row("logging.neptune_project", "L4", read.name, "logger.project", needs=(when.NEPTUNE,), off=None),
-    Row("logging.wandb_project", "L5", read.name, "logger.project", needs=(when.WANDB,), off=None),
-    Row("logging.wandb_entity", "L6", read.name, "logger.entity", needs=(when.WANDB,), off=None),
-    Row("logging._neptune_debug", "X30", read.flag, off=False,
-        why="the client's own variable NEPTUNE_MODE=debug does it"),
+    Row("logging.neptune_project", "L4", read.name, "logger.neptune.project", needs=(when.NEPTUNE,), off=None),
+    Row("logging.wandb_project", "L5", read.name, "logger.wandb.project", needs=(when.WANDB,), off=None),
+    Row("logging.wandb_entity", "L6", read.name, "logger.wandb.entity", needs=(when.WANDB,), off=None),
+    Row("logging._neptune_debug", "X30", read.flag, "logger.neptune.mode", needs=(when.NEPTUNE,), off=False,
+        derive=lambda v: "debug" if v["logging._neptune_debug"] else "online"),
     Row("logging.number_of_texts", "old", read.whole, why="H2O has dropped it; the predictions table holds every row"),
 )  # fmt: skip
 
