@@ -22,8 +22,8 @@ EXPERIMENTS = {
     "pairs": "defaults: [override /problem: dpo]\nlora: {dropout: 0}\n" + PAIRS + SHORT,
     "classes": "defaults: [override /problem: classification]\nlora: {dropout: 0}\n"
     "dataset: {answer_column: kind, validation_size: 0.3}\n",
-    "whole": "defaults: [override /problem: dpo, override /lora: none]\nbackbone: {gradient_checkpointing: true}\n"
-    + PAIRS + SHORT,
+    "whole": "defaults: [override /lora: none, override /checkpoint: best]\nbackbone: {gradient_checkpointing: true}\n"
+    "dataset: {answer_column: output, validation_size: 0.2}\n" + SHORT,
 }  # fmt: skip
 
 
@@ -46,3 +46,14 @@ def test_b74_two_processes_with_shares_of_the_weights_equal_one(
         whole = ["trainer=cpu", "trainer.batch_size=4"]
         one = train(table, tmp_path / name, f"experiment={name}", *common, *whole, extra=conf)
         assert_same_run(one, tmp_path / "two" / str(job), tolerance=1e-5)
+
+
+def test_a_copy_of_the_start_beside_shared_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    table, extra = write_rows(tmp_path / "rows.csv"), tmp_path / "conf"
+    (extra / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [override /problem: dpo, override /lora: none]\n" + PAIRS
+    (extra / "experiment" / "copy.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(TrainingError, match="ended with code 2"):
+        train(table, tmp_path / "run", "experiment=copy", "trainer=fsdp", "trainer.accelerator=cpu", extra=extra)
+    assert "needs a copy of the starting point" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
