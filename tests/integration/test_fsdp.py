@@ -11,7 +11,7 @@ from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, 
 
 RunCli = Callable[..., CompletedProcess[str]]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # Ranks get unequal numbers of validation rows, and of the last training rows.
 PAIRS = "dataset: {answer_column: output, rejected_answer_column: rejected, validation_size: 0.2}\n"

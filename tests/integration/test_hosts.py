@@ -24,7 +24,7 @@ LACKING = LACKING or ("" if shutil.which("ip") else "needs the command ip (packa
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(LACKING), reason=LACKING or "all is there"),
 ]
 

@@ -17,7 +17,7 @@ TEXTS = ["lora.dropout=0", "dataset.answer_column=output", "generation.max_lengt
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 PAIRS = ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.gradient_clip=0.5"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def torchrun(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,8 +31,16 @@ def run_ranks(command: Callable[[], int]) -> int:
     """
     process = launched()
     assert process is not None
-    if process.rank:
-        return follow(process)
+    code = follow(process) if process.rank else _lead(command)
+    if code:
+        # the launcher kills what is slow to end, and taking the libraries down can be slow; all is closed by now
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _lead(command: Callable[[], int]) -> int:
     code = 1
     try:
         code = command()
