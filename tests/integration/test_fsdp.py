@@ -9,6 +9,8 @@ from subprocess import CompletedProcess
 import pytest
 from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, train, write_rows
 
+from leyden.settings.errors import TrainingError
+
 RunCli = Callable[..., CompletedProcess[str]]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
