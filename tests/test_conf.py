@@ -118,6 +118,7 @@ def test_every_setting_has_its_default_in_a_file() -> None:
         "problem.class_weights",
         "problem.standardize",
         "problem.max_target_length",
+        "lora._target_",
         "metric._target_",
         "metric.direction",
     }

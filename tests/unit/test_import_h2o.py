@@ -656,12 +656,7 @@ def test_what_leyden_does_not_have_is_named(place: Path, own_conf: Path, capsys:
 
 def test_what_leyden_gets_later_is_mapped_without_a_change(place: Path, own_conf: Path) -> None:
     made = "defaults: [auto, _self_]\nstrategy: ddp\ndevices: 3\n"
-    (own_conf / "optimizer" / "rmsprop.yaml").write_text(
-        (own_conf / "optimizer" / "adamw.yaml").read_text().replace("AdamW", "RMSprop"), encoding="utf-8"
-    )
     (own_conf / "trainer" / "deepspeed_zero3.yaml").write_text(made, encoding="utf-8")
-    with (own_conf / "optimizer" / "rmsprop.yaml").open("a", encoding="utf-8") as file:
-        file.write("differential_learning_rate: 1e-5\ndifferential_learning_rate_layers: []\n")
     text = changed(
         CHAT,
         "training",

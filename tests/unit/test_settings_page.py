@@ -164,7 +164,8 @@ def test_known_tables_bring_what_the_page_says() -> None:
 
 def test_a_row_tells_type_range_meaning_and_foreign_name() -> None:
     assert ROWS["train"]["lora.r"] == (
-        "`lora.r`", "a whole number, at least 1", "`4`", "Rank of the adapters.", "`training.lora_r`",
+        "`lora.r`", "a whole number, at least 1", "`4`; `256` with `lora=vera`; none with `lora=ia3`, `oft`",
+        "Rank of the adapters.", "`training.lora_r`",
     )  # fmt: skip
     assert ROWS["train"]["trainer.gradient_clip"][2] == "`0.0`; `10.0` with `problem=dpo`"
     assert ROWS["train"]["problem.recommended.gradient_clip"][3] == "Default of `trainer.gradient_clip`."
@@ -179,7 +180,7 @@ def test_keys_of_one_choice_have_the_words_of_its_file() -> None:
     )  # fmt: skip
     assert ROWS["train"]["metric.gpt.score_range"][1] == "a list such as [a,b], each a number; or null"
     assert ROWS["train"]["metric.gpt.model"][4] == "`prediction.metric_gpt_model`"
-    assert "Handed to `torch.optim.AdamW`" in ROWS["train"]["optimizer.betas"][3]
+    assert "Handed to `torch.optim.Adam`, `torch.optim.AdamW`" in ROWS["train"]["optimizer.betas"][3]
     assert "`beta` (> 0; pulls the margin to 1 / (2 beta))" in choices_of("problem/loss")["ipo"][2]
 
 
@@ -228,7 +229,9 @@ def test_a_change_makes_the_page_stale_until_it_is_written(checkout: Path, capsy
     new = page.read_text(encoding="utf-8")
     rows = rows_of(new)["train"]
     assert rows["problem.loss.slope"][1:4] == ("a number", "`0.001` with `problem/loss=mine`", "above 0.")
-    assert rows["lora.r"][2] == "`7`; `4` with `lora=dora`, `rslora`"
+    assert rows["lora.r"][2] == (
+        "`7`; `4` with `lora=dora`, `loha`, `lokr`, `rslora`; `256` with `lora=vera`; none with `lora=ia3`, `oft`"
+    )
     assert choices_of("problem/loss", new)["mine"][1] == "Mine | and yours."
 
 

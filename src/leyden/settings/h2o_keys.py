@@ -219,6 +219,8 @@ def filled(values: Mapping[str, Any], problem: str) -> dict[str, Any]:
         "dataset.answer_column": "label" if plain else "chosen_response" if problem == "dpo" else "output",
         "dataset.validation_size": 0.01,
     }
+    if plain:
+        found["training.differential_learning_rate_layers"] = [f"{problem}_head"]
     if problem == "dpo":
         found["dataset.rejected_answer_column"] = "rejected_response"
     if values.get("dataset.parent_id_column"):

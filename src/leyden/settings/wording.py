@@ -13,7 +13,13 @@ from pydantic.fields import FieldInfo
 
 from leyden.settings.base import OpenGroup
 
-_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false", list: "a list such as [a,b]"}
+_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list such as [a,b]",
+}
 _SHOWN = 80
 _INNER = re.compile(r"\.(_target_|scores|metrics|recommended(\..*)?)$")  # of YAML files, not of the command line
 _BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
