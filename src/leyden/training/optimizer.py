@@ -31,8 +31,9 @@ def optimizer_factory(settings: OptimizerSettings) -> Callable[..., Optimizer]:
     Raises:
         ConfigError: the path leads nowhere, or the class refuses a setting or our groups.
     """
-    make = dotted(settings.target, "optimizer._target_")
-    if not (isinstance(make, type) and issubclass(make, Optimizer)):
+    make: Any = dotted(settings.target, "optimizer._target_")
+    is_class = isinstance(make, type) and issubclass(make, Optimizer)
+    if not is_class:
         raise ConfigError(f"optimizer._target_={settings.target!r} is no optimizer of torch. Name such a class.")
     check_knobs(make, settings.knobs, "optimizer")
     factory = partial(cast(Callable[..., Optimizer], make), lr=settings.peak, **settings.knobs)
