@@ -12,7 +12,6 @@ from leyden.artifacts.sweep import finish_sweep, recorded
 from leyden.settings.command import Entry, job_folder, reported_faults, run_command
 from leyden.settings.read import read
 from leyden.settings.schema import Settings
-from leyden.settings.torchrun import is_one_of_several
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -27,4 +26,4 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     entry = Entry("train", Path(__file__).resolve().parent / "conf", Settings, read, finish_sweep)
-    sys.exit(run_ranks(partial(run_command, main, entry)) if is_one_of_several() else run_command(main, entry))
+    sys.exit(run_ranks(partial(run_command, main, entry)))

@@ -73,7 +73,7 @@ def composed(*overrides: str, name: str = "train") -> DictConfig:
 def leaves(config: DictConfig) -> dict[str, object]:
     tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     assert isinstance(tree, dict)
-    return dict(flat(tree))
+    return {key: value for key, value in flat(tree) if value != {}}
 
 
 def says(cell: str, value: object) -> bool:

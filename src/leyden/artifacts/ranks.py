@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run_ranks(command: Callable[[], int]) -> int:
-    """Run the command on rank 0 and follow it on the others; return the exit code.
+    """Run the command, under torchrun on rank 0 with the others following; return the exit code.
 
     Faults of the command are printed by rank 0 alone, and end every rank with code 2.
 
@@ -30,7 +30,8 @@ def run_ranks(command: Callable[[], int]) -> int:
         command: checks the command line and trains; returns the exit code.
     """
     process = launched()
-    assert process is not None
+    if process is None or process.world == 1:
+        return command()
     code = follow(process) if process.rank else _lead(command)
     if code:
         # the launcher kills what is slow to end, and taking the libraries down can be slow; all is closed by now
