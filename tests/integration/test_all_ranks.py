@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from tests.effects.small_runs import Columns, settings_of
 
-from leyden.artifacts.folder import RunFolder, RunLog
+from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.job import run_job
+from leyden.artifacts.run_log import RunLog
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE: Columns = {"p": [f"question {n}" for n in range(6)], "a": [f"answer {n}" for n in range(6)]}

@@ -53,7 +53,11 @@ def siblings(key: str, fields: Mapping[str, FieldInfo]) -> str:
     group = key.rpartition(".")[0]
     while group and group not in fields:
         group = group.rpartition(".")[0]
-    names = [name.rpartition(".")[2] for name in fields if name.rpartition(".")[0] == group]
+    names = [
+        name.rpartition(".")[2]
+        for name in fields
+        if name.rpartition(".")[0] == group and not name.endswith("._target_")
+    ]
     return f" {group or 'The root'} has: {', '.join(names)}."
 
 
