@@ -50,7 +50,9 @@ def test_b74_two_processes_with_shares_of_the_weights_equal_one(
         assert_same_run(one, tmp_path / "two" / str(job), tolerance=1e-5)
 
 
-def test_a_copy_of_the_start_beside_shared_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_the_start_beside_shared_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     table, extra = write_rows(tmp_path / "rows.csv"), tmp_path / "conf"
     (extra / "experiment").mkdir(parents=True)
@@ -58,4 +60,4 @@ def test_a_copy_of_the_start_beside_shared_weights_is_refused(tmp_path: Path, mo
     (extra / "experiment" / "copy.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(TrainingError, match="ended with code 2"):
         train(table, tmp_path / "run", "experiment=copy", "trainer=fsdp", "trainer.accelerator=cpu", extra=extra)
-    assert "needs a copy of the starting point" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    assert "this run needs a copy of the starting point" in capfd.readouterr().err
