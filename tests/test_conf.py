@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ OPEN = ("auto", "messages", "text")  # datasets that a table has to be named for
 WITHOUT_PACKAGE = {"train.yaml", "predict.yaml"}
 TABLE = ["dataset.train_dataframe=a.csv", "dataset.prompt_column=q", "dataset.answer_column=a"]
 
+TRACKERS = ["logger.wandb.project=p", "logger.wandb.entity=e", "logger.neptune.project=w/p"]
+
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
     config, faults = compose_config(name, overrides, CONF)
@@ -46,6 +49,8 @@ def choice(file: Path) -> list[str]:
     if group == "problem/loss":
         scores = yaml.safe_load(file.read_text(encoding="utf-8"))["scores"]
         return [f"problem={'dpo' if scores == 'pair' else 'causal_lm'}", f"{group}={file.stem}"]
+    if group == "logger":
+        return [f"logger={file.stem}", *(text for text in TRACKERS if text.startswith(f"logger.{file.stem}."))]
     return [f"{group}={file.stem}", *_given(file.stem if group == "dataset" else "")]
 
 
@@ -95,12 +100,15 @@ def test_every_choice_composes_and_validates(file: Path) -> None:
 def test_every_file_sets_settings_only_and_explains_itself(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     tree = yaml.safe_load(text) or {}
-    package = "" if "# @package _global_" in text else file.parent.relative_to(CONF).as_posix().replace("/", ".")
+    said = re.match(r"# @package (\S+)\n", text)
+    package = said.group(1) if said else file.parent.relative_to(CONF).as_posix().replace("/", ".")
+    package = "" if package == "_global_" else package
     fields = FIELDS
     if file.name == "predict.yaml":
         fields = fields_of_predict()
     keys = keys_of(tree, package if file.name not in WITHOUT_PACKAGE else "")
-    assert keys or set(tree) == {"defaults"}
+    empty = tree == {"logger": {}} or (file.parent.name == "sweep" and set(tree) == {"defaults", "hydra"})
+    assert keys or set(tree) == {"defaults"} or empty
     unknown = [key for key in keys if key and key not in fields and not is_open(key, fields)]
     assert not unknown
     stands_alone = file.parent.name not in ("loss", "schedule")
@@ -108,7 +116,7 @@ def test_every_file_sets_settings_only_and_explains_itself(file: Path) -> None:
 
 
 def test_every_setting_has_its_default_in_a_file() -> None:
-    config = composed("problem=dpo", "problem/loss=simpo")
+    config = composed("problem=dpo", "problem/loss=simpo", "logger=[tensorboard,wandb,neptune,mlflow]", *TRACKERS)
     optional = {
         "problem.loss.gamma",
         "problem.loss.beta",

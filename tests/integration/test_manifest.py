@@ -33,7 +33,7 @@ def test_b68_a_drawn_seed_is_saved_and_the_saved_command_repeats_the_run_bit_for
     assert manifest["seed"] == {"requested": -1, "effective": seed}
     assert seed >= 0
     changed = manifest["effective"]
-    assert {key: (entry["requested"], entry["effective"]) for key, entry in changed.items()} >= {
+    assert {key: (entry["requested"], entry["effective"]) for key, entry in changed.items()}.items() >= {
         "seed": (-1, seed), "trainer.batch_size": (2, 4), "generation.batch_size_inference": (0, 2),
         "trainer.accelerator": ("auto", "cpu" if not torch.cuda.is_available() else "cuda"),
     }.items()  # fmt: skip
