@@ -534,6 +534,26 @@ QUIRKS: list[tuple[dict[str, dict[str, Any]], dict[str, Any]]] = [
             "trainer.precision": "16-mixed",
         },
     ),
+    (
+        {
+            "logging": {
+                "logger": "Neptune",
+                "neptune_project": "team/trials",
+                "_neptune_debug": True,
+                "log_step_size": "relative",
+                "log_all_ranks": True,
+            }
+        },
+        {
+            "logger": {"neptune": {"project": "team/trials", "mode": "debug"}},
+            "log_step_size": "relative",
+            "log_all_ranks": True,
+        },
+    ),
+    (
+        {"logging": {"logger": "W&B", "wandb_project": "trials", "wandb_entity": "team"}},
+        {"logger": {"wandb": {"project": "trials", "entity": "team", "mode": "online"}}, "log_step_size": "absolute"},
+    ),
 ]
 
 

@@ -42,7 +42,9 @@ GROUPS = {
     "trainer": "where it runs",
     "checkpoint": "what is kept",
     "metric": "what is reported",
+    "logger": "where numbers go beside metrics.csv",
     "experiment": "named differences",
+    "sweep": "a search over settings: many runs",
 }
 
 
