@@ -44,9 +44,10 @@ def test_b74_two_processes_of_torchrun_equal_one(tmp_path: Path, problem: list[s
 def test_e8_b7_a_drawn_seed_is_shared_saved_and_replayed(tmp_path: Path) -> None:
     table = write_rows(tmp_path / "rows.csv")
     fast = ["seed=-1", "optimizer.learning_rate=0.05"]
-    own = overrides_of(table, tmp_path / "drawn", *fast, *TEXTS, *DDP)
+    own = overrides_of(table, tmp_path / "drawn", *fast, *TEXTS, *DDP, "log_all_ranks=true")
     done = torchrun(tmp_path, *own)
     assert done.returncode == 0, done.stderr
+    assert [done.stderr.count(f"[{rank}] train: ") for rank in (0, 1)] == [1, 1]
     manifest = json.loads((tmp_path / "drawn" / "manifest.json").read_text())
     saved = yaml.safe_load((tmp_path / "drawn" / "config.yaml").read_text())
     assert manifest["seed"] == {"requested": -1, "effective": saved["seed"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import subprocess
@@ -46,7 +47,7 @@ SEEDS = 1_000_000  # a drawn seed is below
 
 
 def run_job(settings: Settings, job_folder: Path | None = None) -> float:
-    """Do everything that `train.py` promises; return the metric of the final evaluation.
+    """Do everything that `train.py` promises; return the metric of the weights that are kept.
 
     Faults of settings, data and checkpoint end it before the run folder is made; so nothing is left behind by them.
 
@@ -59,7 +60,7 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     if settings.seed == -1:
         settings = settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
     folder = plan_folder(settings, job_folder)
-    with RunLog() as run_log:
+    with RunLog(rank=0 if others is not None and settings.log_all_ranks else None) as run_log:
         settings = find_columns(settings)
         if others is not None:
             others.share(yaml.safe_dump(dump(settings)), requested_seed)
@@ -177,4 +178,6 @@ def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> 
     if done.returncode:
         raise TrainingError(f"The worker processes ended with code {done.returncode}; their words stand above.")
     results = yaml.safe_load((folder.path / "results.json").read_text(encoding="utf-8"))
-    return float(results["final"][f"validation/{next(iter(settings.metric))}"])
+    kept = results[settings.checkpoint.kept] or results["final"]
+    value = kept[f"validation/{next(iter(settings.metric))}"]
+    return math.nan if value is None else float(value)

@@ -62,7 +62,7 @@ def follow(process: Launched) -> int:
     others = meeting()
     assert others is not None
     try:
-        _train(others)
+        _train(others, process.rank)
     except Ended as end:
         _keep_code()
         if end.code is None and process.host and not process.local_rank:
@@ -83,7 +83,7 @@ def _keep_code() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _train(others: Meeting) -> None:
+def _train(others: Meeting, rank: int) -> None:
     text, requested_seed = others.settings()
     from omegaconf import DictConfig
 
@@ -95,7 +95,8 @@ def _train(others: Meeting) -> None:
 
     settings = parse(DictConfig(yaml.safe_load(text)), Settings)
     # what later ranks may have to convert is needed while they train, and by nobody afterwards
-    with TemporaryDirectory(prefix="leyden-") as scratch, RunLog(quiet=True):
+    run_log = RunLog(quiet=not settings.log_all_ranks, rank=rank)
+    with TemporaryDirectory(prefix="leyden-") as scratch, run_log:
         folder = RunFolder(Path(scratch))
         with ExitStack() as stack:
             try:

@@ -33,7 +33,7 @@ class JobRecord:
         folder: of the run.
         direction: min or max, whichever way the metric is better.
         status: done, failed (a fault of the user), crashed (one of the program), stopped (it never came to its end).
-        metric: of the final model; None without one.
+        metric: of the model that is kept; None without one.
         reason: why it is not done.
     """
 
@@ -66,7 +66,7 @@ def recorded(config: DictConfig, job: Callable[[], float]) -> float | None:
     try:
         value = job()
         record.status, record.metric, record.reason = DONE, value if math.isfinite(value) else None, ""
-        record.results = _final(folder)
+        record.results = _results(folder, "best" if config.checkpoint.policy == "best" else "final")
     except LeydenError as error:
         record.status, record.reason = FAILED, " ".join(error.faults)
         raise
@@ -125,9 +125,10 @@ def _write(record: JobRecord) -> None:
     os.replace(draft, folder / f"{record.number}.json")
 
 
-def _final(folder: Path) -> dict[str, float]:
+def _results(folder: Path, kept: str) -> dict[str, float]:
     path = folder / "results.json"
-    found = json.loads(path.read_text(encoding="utf-8"))["final"] if path.is_file() else {}
+    all_results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"final": {}}
+    found = all_results.get(kept) or all_results["final"]
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 

@@ -107,3 +107,8 @@ class Checkpoint(Group):
         description="Which weights are kept: after the last update, of the best evaluation, of each one, or none."
     )
     max_gib: Positive | None = Field(description="Size of all checkpoints together, in GiB; null: no limit.")
+
+    @property
+    def kept(self) -> Literal["best", "final"]:
+        """Which evaluation of `results.json` is that of the weights in `model/`."""
+        return "best" if self.policy == "best" else "final"

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from leyden.problem.metrics import Metric
+from leyden.training.after_update import AfterUpdate
 from leyden.training.evaluation import Evaluation
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
@@ -103,7 +104,7 @@ class History(Callback):
 
 
 @dataclass
-class ProgressDisplay(Callback):
+class ProgressDisplay(AfterUpdate):
     """Shows training and evaluation on a display.
 
     Attributes:
@@ -115,19 +116,14 @@ class ProgressDisplay(Callback):
     display: Display
     history: History
     updates: int
-    _seen: int = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the phase of the training."""
+        super().on_train_start(trainer, pl_module)
         self.display.start("train", self.updates)
 
-    def on_train_batch_end(  # noqa: PLR0913
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Show an update once it is complete."""
-        if trainer.global_step == self._seen:
-            return
-        self._seen = trainer.global_step
+    def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show an update."""
         values = self.history.latest
         self.display.advance(
             1,

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from leyden.settings.errors import ConfigError
 from leyden.settings.training_groups import RANGE_START
+from leyden.training.after_update import AfterUpdate
 from leyden.training.callbacks import peak_memory_gib
 from leyden.training.module import FineTuner
 from leyden.training.update import trained_weights
@@ -37,7 +38,7 @@ def rate_curve(step: int) -> float:
 
 
 @dataclass
-class RangeTest(Callback):
+class RangeTest(AfterUpdate):
     """Notes the loss of each update and ends when it has left its best far behind.
 
     Attributes:
@@ -45,16 +46,13 @@ class RangeTest(Callback):
     """
 
     losses: list[float] = field(default_factory=list)
-    _seen: int = 0
 
-    def on_train_batch_end(  # noqa: PLR0913
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at a complete update."""
         assert isinstance(pl_module, FineTuner)
-        if trainer.global_step == self._seen or pl_module.record is None:
+        record = pl_module.record
+        if record is None:
             return
-        self._seen, record = trainer.global_step, pl_module.record
         loss = record.values["train/loss"]
         if record.applied:
             self.losses.append(loss)
@@ -118,8 +116,8 @@ def find_batch_size(
 ) -> int:
     """The largest power of two whose update fits into four fifths of the memory, with the longest samples there are.
 
-    On a GPU a size that does not fit is tried and given up. On a CPU it would end the process, so the next size is
-    tried only if the memory of the sizes before says that it fits. The weights are as before afterwards.
+    On a GPU a size that does not fit is tried and given up. On a CPU it would end the process, so a size is tried only
+    while twice the memory of the one before fits: twice the rows never take more. The weights are as before afterwards.
 
     Args:
         make_module: a module with a fresh optimizer.
@@ -130,7 +128,7 @@ def find_batch_size(
     Raises:
         ConfigError: not even one sample fits.
     """
-    size, peaks = 1, [peak_memory_gib()]
+    size = 1
     while True:
         module = make_module()
         try:
@@ -144,17 +142,21 @@ def find_batch_size(
                 ) from error
             torch.cuda.empty_cache()
             return size // 2
-        peaks.append(peak_memory_gib())
-        if 2 * size > min(samples, LARGEST) or peaks[-1] + 2 * (peaks[-1] - peaks[-2]) > SPARE * memory_gib():
+        needed = peak_memory_gib() * (1 if _on_gpu() else 2)
+        if 2 * size > min(samples, LARGEST) or needed > SPARE * memory_gib():
             return size
         size *= 2
 
 
 def memory_gib() -> float:
     """Memory of the device in use: of the GPU, or of the machine, in GiB."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if _on_gpu():
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _on_gpu() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
 
 
 @contextmanager

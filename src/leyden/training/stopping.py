@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import lightning as L
 import torch
@@ -12,9 +11,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from leyden.problem.metrics import Metric
 from leyden.settings.training_groups import Trainer
+from leyden.training.after_update import AfterUpdate
 
 
-class TimeLimit(Callback):
+class TimeLimit(AfterUpdate):
     """Ends the training after the update during which the time is up; an evaluation follows, as after the last one.
 
     Rank 0 has the clock, so all ranks end at the same update. Lightning's own timer ends in the middle of an
@@ -28,19 +28,14 @@ class TimeLimit(Callback):
         self.seconds = seconds
         self.reached = False
         self._start = 0.0
-        self._seen = 0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self._start, self._seen = time.monotonic(), trainer.global_step
+        super().on_train_start(trainer, pl_module)
+        self._start = time.monotonic()
 
-    def on_train_batch_end(  # noqa: PLR0913
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Look at the clock once an update is complete."""
-        if trainer.global_step == self._seen:
-            return
-        self._seen = trainer.global_step
+    def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Look at the clock."""
         self.reached = trainer.strategy.broadcast(time.monotonic() - self._start >= self.seconds)
         trainer.should_stop = trainer.should_stop or self.reached
 
