@@ -1,6 +1,6 @@
 # Targets for people; `make` alone lists them. PYTHON picks the interpreter of a new .venv, ARGS goes to the command:
 #   make train ARGS="trainer.epochs=2 lora.r=8"
-# WORKERS is how many processes share the tests; a file stays in one, long files start first.
+# WORKERS is how many processes of one thread share the tests; a file stays in one, long files start first.
 
 PYTHON ?= python3
 ARGS ?=
@@ -9,7 +9,7 @@ WORKERS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt
-PYTEST := $(RUN) -m pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Each stamp is one finished installation; a change of the requirements makes it old.
 REQUIREMENTS := pyproject.toml constraints.txt
@@ -28,7 +28,7 @@ install: $(CORE)  ## Make .venv if there is none and install the pinned requirem
 train: $(CORE)  ## Install, then fine-tune with DPO on the embedded dataset; settings in ARGS="..."
 	$(RUN) train.py problem=dpo backbone=llama $(ARGS)
 
-test: $(TEST)  ## Install, then run every test, slow ones too (about 17 minutes on 2 cores)
+test: $(TEST)  ## Install, then run every test, slow ones too (about 14 minutes on 2 cores)
 	$(PYTEST) $(ARGS)
 
 quick: $(TEST)  ## Run the tests that are not slow
