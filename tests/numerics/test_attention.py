@@ -368,18 +368,6 @@ def test_a_batch_without_targets_gives_every_weight_a_gradient_of_zero(make) -> 
     assert all((weight.grad == 0).all() for weight in model.parameters())
 
 
-def test_the_head_runs_on_scored_positions_only() -> None:
-    model = tiny_model("llama")
-    seen: list[int] = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:-1].numel()))
-    choose_attention(model, "segments")
-    seen.clear()
-    batch = pack(forest(), range(5))
-    target_logps(model, batch)
-    assert seen == [len(batch.target_ids)]
-    assert len(batch.target_ids) < batch.num_tokens * 0.8
-
-
 def test_a_model_without_logits_to_keep_is_scored_whole() -> None:
     class Old(type(tiny_model("llama"))):  # type: ignore[misc]
         def forward(self, input_ids=None, attention_mask=None, position_ids=None, use_cache=None, **options):

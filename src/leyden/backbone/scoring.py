@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from leyden.backbone.projection import Projection, find_projection, is_projection_of
 from leyden.data.batches import Batch
+
+log = logging.getLogger(__name__)
+_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a model's logits are those of its projection
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
@@ -51,6 +57,10 @@ def target_logps(model: nn.Module, batch: Batch) -> Tensor:
     base = base_model(model)
     inputs = model_inputs(base, batch)
     rows, columns = batch.target_rows, batch.target_columns
+    projection = find_projection(base)
+    if projection is not None and _is_right(projection, base, inputs, columns):
+        hidden = base.get_decoder()(**inputs).last_hidden_state
+        return projection.logps(hidden[rows, columns], batch.target_ids)
     if "logits_to_keep" not in inspect.signature(type(base).forward).parameters:
         logits = model(**inputs).logits[rows, columns]
     elif batch.segments is not None:
@@ -61,3 +71,12 @@ def target_logps(model: nn.Module, batch: Batch) -> Tensor:
         kept, places = torch.unique(columns, return_inverse=True)
         logits = model(**inputs, logits_to_keep=kept).logits[rows, places]
     return -F.cross_entropy(logits.float(), batch.target_ids, reduction="none")
+
+
+def _is_right(projection: Projection, base: PreTrainedModel, inputs: dict[str, object], columns: Tensor) -> bool:
+    """Whether the projection is all that a model does, tried once for each model and told where it is not."""
+    if base not in _TRIED and len(columns):
+        _TRIED[base] = is_projection_of(projection, base, inputs, columns[:8])
+        if not _TRIED[base]:
+            log.info("%s does more to its logits than a projection: they are computed whole.", type(base).__name__)
+    return _TRIED.get(base, False)

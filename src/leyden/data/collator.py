@@ -26,6 +26,7 @@ class Collator:
         quantile: width of a batch among the lengths of its samples; longer ones lose their oldest tokens. 1 cuts
             nothing, 0 fills every sample up to `max_length`: for a test of the memory that is needed.
         max_length: of a sample; read for the quantile 0 only.
+        tokens: of one pass through the model at most, if its samples are not longer; None: no limit.
     """
 
     layout: Layout
@@ -33,11 +34,36 @@ class Collator:
     start_id: int = 0
     quantile: float = 1.0
     max_length: int = 0
+    tokens: int | None = None
+
+    def passes(self, samples: Sequence[Sample]) -> list[Batch]:
+        """Join the samples of one step, in order, to as few batches as the limit of tokens allows."""
+        trees = self._trimmed([sample.tree for sample in samples])
+        samples = [sample._replace(tree=tree) for sample, tree in zip(samples, trees, strict=True)]
+        if self.tokens is None or self.quantile == 0:
+            return [self._joined(samples)]
+        groups: list[list[Sample]] = []
+        for sample in samples:
+            if groups and self._size([*groups[-1], sample]) <= self.tokens:
+                groups[-1].append(sample)
+            else:
+                groups.append([sample])
+        return [self._joined(group) for group in groups]
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Join the samples of one step."""
-        numbers = [sample.number for sample in samples]
+        """Join the samples of one step to one batch."""
         trees = self._trimmed([sample.tree for sample in samples])
+        return self._joined([sample._replace(tree=tree) for sample, tree in zip(samples, trees, strict=True)])
+
+    def _size(self, samples: Sequence[Sample]) -> int:
+        """Tokens of a batch, with its padding."""
+        if self.layout == "packed":
+            return sum(len(sample.tree.tokens) for sample in samples)
+        paths = [len(path) for sample in samples for path in sample.tree.paths()]
+        return len(paths) * max(paths, default=0)
+
+    def _joined(self, samples: Sequence[Sample]) -> Batch:
+        numbers, trees = [sample.number for sample in samples], [sample.tree for sample in samples]
         seeds = [sample.seed for sample in samples if sample.seed is not None] or None
         width = self.max_length if self.quantile == 0 else 0
         if self.layout == "encoder_decoder":
