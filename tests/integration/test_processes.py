@@ -42,14 +42,14 @@ EXPERIMENTS = {
 def test_a_sweep_of_two_processes_each_equals_single_processes(
     run_here: RunCli, table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Effective batches of four: 4 x 1, and 2 processes x 1 row x 2 batches; for pairs, packed against padded."""
+    """Effective batches of four: 4 x 1, and 2 processes x 2 rows in short passes; for pairs, packed against padded."""
     conf = tmp_path / "conf"
     (conf / "experiment").mkdir(parents=True)
     for name, text in EXPERIMENTS.items():
         (conf / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
     # A large eps: without it AdamW turns the rounding of gradients near zero into steps of full size.
     common = ["optimizer.eps=0.01", *TEXTS]
-    cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
+    cut = ["trainer.batch_size=2", "trainer.grad_accumulation=1", "trainer.tokens_per_pass=30"]
     sweep = ["-m", "--config-dir", str(conf), f"experiment={','.join(EXPERIMENTS)}"]
     done = run_here(["train.py", *sweep, *overrides_of(table, tmp_path / "two", *common, *DDP, *cut)])
     assert done.returncode == 0, done.stderr

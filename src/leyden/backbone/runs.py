@@ -48,6 +48,8 @@ def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, runs: Sequence[Run]
         runs: that keep every token of the row once.
         scale: of the scores; None for 1 / sqrt(D).
     """
+    if torch.is_autocast_enabled("cpu"):
+        query, key, value = (states.to(torch.get_autocast_dtype("cpu")) for states in (query, key, value))
     output: Tensor = _Runs.apply(query, key, value, runs, scale)  # type: ignore[no-untyped-call]
     return output
 

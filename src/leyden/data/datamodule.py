@@ -59,7 +59,7 @@ class TreeDataModule(L.LightningDataModule):
         return TrainingLoader(
             self.train.trees if self.augmented is None else self.augmented,
             batch_sampler=self._sampler(self._rank),
-            collate_fn=self.collator,
+            collate_fn=self.collator.passes,
             num_workers=self.settings.number_of_workers,
         )
 
@@ -68,7 +68,7 @@ class TreeDataModule(L.LightningDataModule):
         return DataLoader(
             self.validation.trees,
             batch_sampler=evaluation_batches(self.validation.fit.lengths, self.evaluation_batch_size, self._rank),
-            collate_fn=self.collator.for_evaluation(),
+            collate_fn=self.collator.for_evaluation().passes,
             num_workers=self.settings.number_of_workers,
         )
 

@@ -99,16 +99,20 @@ def make_data(settings: Settings, material: Material, collator: Collator) -> Tre
 
 
 def make_collator(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, backbone: nn.Module, attention: AttentionChoice
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    backbone: nn.Module,
+    attention: AttentionChoice,
+    tokens: int | None = None,
 ) -> Collator:
-    """How batches are made for a backbone that attends in this way."""
+    """How batches are made for a backbone that attends in this way, and passes of so many tokens at most."""
     config = base_model(backbone).config
     layout: Layout = "padded" if attention.engine == "padded" else "packed"
     if config.is_encoder_decoder:
         layout = "encoder_decoder"
     start = getattr(config, "decoder_start_token_id", None)
     limits = settings.tokenizer
-    return Collator(layout, pad_id(tokenizer), start or 0, limits.padding_quantile, limits.max_length)
+    return Collator(layout, pad_id(tokenizer), start or 0, limits.padding_quantile, limits.max_length, tokens)
 
 
 def reads_texts(material: Material) -> bool:

@@ -26,6 +26,7 @@ from leyden.settings.checks_training import training_advice
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.training.devices import check_device
+from leyden.training.memory import check_budget
 from leyden.training.optimizer import optimizer_factory
 from leyden.training.problems import make_metrics, make_problem
 from leyden.training.reading import make_limits, make_tokenizer
@@ -80,6 +81,7 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     metrics = make_metrics(settings, problem)
     check_schedule(settings.schedule, optimizer_factory(settings.optimizer), metrics[0].direction)
     check_adapter(settings.lora)
+    check_budget(settings, problem.loss)
     clock = time.perf_counter()
     train, validation = read_parts(settings.dataset, targets=problem.targets, num_classes=settings.problem.num_classes)
     shared = overlap(train, validation).warnings

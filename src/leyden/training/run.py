@@ -22,6 +22,7 @@ from leyden.training.callbacks import History, ProgressDisplay
 from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
+from leyden.training.memory import choose_budget, memory_errors, with_budget
 from leyden.training.outcome import Run, keep_best
 from leyden.training.prepare import Material
 from leyden.training.progress import make_display
@@ -53,7 +54,7 @@ def fit(
     with filtered_warnings():
         run, data = _assemble(settings, material, loggers, folder)
         run.checkpoints.export = None if export is None else partial(export, run)
-        with compile_errors(on=settings.backbone.compile):
+        with compile_errors(on=settings.backbone.compile), memory_errors(run.settings.trainer.tokens_per_pass):
             _train(run, data, settings.trainer)
         keep_best(run)
     return run
@@ -69,8 +70,10 @@ def _assemble(
     kept = None if is_later_rank() else folder
     backbone, dtype, attention = load_backbone(settings, material, kept)
     seconds = {"load weights": time.perf_counter() - clock}
-    collator = make_collator(settings, material.tokenizer, backbone, attention)
+    budget = choose_budget(settings, backbone, material.problem.loss)
+    collator = make_collator(settings, material.tokenizer, backbone, attention, budget.tokens)
     settings, found = settled(settings, material, backbone, collator, folder)
+    settings, found = with_budget(settings, budget, found)
     data = make_data(settings, material, collator)
     per_epoch = math.ceil(data.steps_per_epoch(world_size(settings.trainer)) / settings.trainer.grad_accumulation)
     updates = settings.trainer.epochs * per_epoch
