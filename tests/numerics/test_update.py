@@ -230,13 +230,13 @@ def test_a_batch_goes_through_the_model_in_passes(
     engine: str, project_root: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No pass has more tokens than allowed, padding included, unless it is one sample; and there are several."""
-    options = ["trainer.batch_size=5", "trainer.tokens_per_pass=250", *pair("dpo")]
+    options = ["trainer.batch_size=5", "trainer.tokens_per_pass=400", *pair("dpo")]
     settings = settings_of(project_root, table, f"backbone.attention_implementation={ENGINES[engine]}", *options)
     passes: list[Batch] = []
     score = DPO.compute
     monkeypatch.setattr(DPO, "compute", lambda self, scorer, batch: passes.append(batch) or score(self, scorer, batch))
     run = train(settings, tmp_path)
-    assert all(batch.input_ids.numel() <= 250 or len(batch.samples) == 1 for batch in passes)
+    assert all(batch.input_ids.numel() <= 400 or len(batch.samples) == 1 for batch in passes)
     assert any(len(batch.samples) > 1 for batch in passes)
     assert len(passes) > run.updates + 2, "more than one pass for each update and each of the two evaluations"
 
