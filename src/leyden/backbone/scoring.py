@@ -50,7 +50,9 @@ def target_logps(model: nn.Module, batch: Batch) -> Tensor:
     """
     base = base_model(model)
     inputs = model_inputs(base, batch)
-    rows, columns = batch.target_rows, batch.target_columns
+    rows, columns, ids = batch.target_rows, batch.target_columns, batch.target_ids
+    if batch.distinct is not None:  # several samples have a target in one place: it is scored once
+        rows, columns, ids = torch.zeros_like(batch.distinct.columns), batch.distinct.columns, batch.distinct.ids
     if "logits_to_keep" not in inspect.signature(type(base).forward).parameters:
         logits = model(**inputs).logits[rows, columns]
     elif batch.segments is not None:
@@ -60,4 +62,5 @@ def target_logps(model: nn.Module, batch: Batch) -> Tensor:
     else:
         kept, places = torch.unique(columns, return_inverse=True)
         logits = model(**inputs, logits_to_keep=kept).logits[rows, places]
-    return -F.cross_entropy(logits.float(), batch.target_ids, reduction="none")
+    logps = -F.cross_entropy(logits.float(), ids, reduction="none")
+    return logps if batch.distinct is None else logps[batch.distinct.places]

@@ -26,6 +26,7 @@ class Collator:
         quantile: width of a batch among the lengths of its samples; longer ones lose their oldest tokens. 1 cuts
             nothing, 0 fills every sample up to `max_length`: for a test of the memory that is needed.
         max_length: of a sample; read for the quantile 0 only.
+        merged: compute equal beginnings of packed samples once, where nothing is filled up.
     """
 
     layout: Layout
@@ -33,6 +34,7 @@ class Collator:
     start_id: int = 0
     quantile: float = 1.0
     max_length: int = 0
+    merged: bool = True
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Join the samples of one step."""
@@ -48,7 +50,7 @@ class Collator:
         if extra is not None:  # a ghost that belongs to no sample
             trees, numbers = [*trees, extra], [*numbers, -1]
             seeds = None if seeds is None else [*seeds, 0]
-        return pack(trees, numbers, seeds)
+        return pack(trees, numbers, seeds, merged=self.merged and width == 0)
 
     def for_evaluation(self) -> Collator:
         """The same without a width: evaluation cuts nothing and fills nothing up."""

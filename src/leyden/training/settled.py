@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,12 @@ class Trials:
         return make_module(self.settings, self.material, self.backbone, 1, 1, make_schedule=_flat)
 
     def longest(self, size: int) -> DataLoader[Any]:
-        """One batch of the longest training samples, for as many passes as an update takes."""
+        """One batch of the longest training samples, for as many passes as an update takes; none shares a token."""
         train = self.material.train
         order = sorted(range(len(train.trees)), key=lambda sample: -train.fit.lengths[sample])[:size]
         passes = self.settings.trainer.grad_accumulation
-        return DataLoader(train.trees, batch_sampler=[order] * passes, collate_fn=self.collator)
+        collator = replace(self.collator, merged=False)
+        return DataLoader(train.trees, batch_sampler=[order] * passes, collate_fn=collator)
 
     def rate(self) -> float:
         """The learning rate at which the loss falls fastest."""
