@@ -50,7 +50,12 @@ class Collator:
         if extra is not None:  # a ghost that belongs to no sample
             trees, numbers = [*trees, extra], [*numbers, -1]
             seeds = None if seeds is None else [*seeds, 0]
-        return pack(trees, numbers, seeds, merged=self.merged and width == 0)
+        return pack(trees, numbers, seeds, merged=self.merges)
+
+    @property
+    def merges(self) -> bool:
+        """Whether samples that begin alike share their beginnings in a batch."""
+        return self.merged and self.layout == "packed" and self.quantile > 0
 
     def for_evaluation(self) -> Collator:
         """The same without a width: evaluation cuts nothing and fills nothing up."""

@@ -95,6 +95,7 @@ def make_data(settings: Settings, material: Material, collator: Collator) -> Tre
         seed=settings.seed,
         evaluation_batch_size=settings.generation.batch_size_inference or settings.trainer.rows,
         augmented=augmented,
+        grouped=settings.dataset.group_conversations,
     )
 
 
