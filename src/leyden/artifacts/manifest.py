@@ -76,6 +76,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         "processes": world_size(settings.trainer),
         "threads": torch.get_num_threads(),
         "updates": run.updates,
+        "training_tokens": {"computed": run.history.computed, "shared": run.history.shared},
         "skipped_updates": module.skipped_updates,
         "empty_updates": module.empty_updates,
         "unscored_validation_samples": module.evaluation.unscored if module.evaluation else 0,

@@ -16,6 +16,7 @@ from leyden.backbone.projection import Projection, find_projection, is_projectio
 from leyden.data.batches import Batch
 
 log = logging.getLogger(__name__)
+Targets = tuple[Tensor, Tensor, Tensor]
 _TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a model's logits are those of its projection
 
 
@@ -56,21 +57,32 @@ def target_logps(model: nn.Module, batch: Batch) -> Tensor:
     """
     base = base_model(model)
     inputs = model_inputs(base, batch)
-    rows, columns = batch.target_rows, batch.target_columns
+    rows, columns, ids = batch.target_rows, batch.target_columns, batch.target_ids
+    if batch.distinct is not None:  # several samples have a target in one place: it is scored once
+        rows, columns, ids = torch.zeros_like(batch.distinct.columns), batch.distinct.columns, batch.distinct.ids
+    logps = _logps(model, base, inputs, (rows, columns, ids), packed=batch.segments is not None)
+    return logps if batch.distinct is None else logps[batch.distinct.places]
+
+
+def _logps(
+    model: nn.Module, base: PreTrainedModel, inputs: dict[str, object], targets: Targets, *, packed: bool
+) -> Tensor:
+    """Log-probability of each token id at the output in its row and column."""
+    rows, columns, ids = targets
     projection = find_projection(base)
     if projection is not None and _is_right(projection, base, inputs, columns):
         hidden = base.get_decoder()(**inputs).last_hidden_state
-        return projection.logps(hidden[rows, columns], batch.target_ids)
+        return projection.logps(hidden[rows, columns], ids)
     if "logits_to_keep" not in inspect.signature(type(base).forward).parameters:
         logits = model(**inputs).logits[rows, columns]
-    elif batch.segments is not None:
+    elif packed:
         # One row: the head's output comes out in the order of the targets and need not be copied; a source with two
         # targets, such as the end of a shared prompt, is projected twice.
         logits = model(**inputs, logits_to_keep=columns).logits[0]
     else:
         kept, places = torch.unique(columns, return_inverse=True)
         logits = model(**inputs, logits_to_keep=kept).logits[rows, places]
-    return -F.cross_entropy(logits.float(), batch.target_ids, reduction="none")
+    return -F.cross_entropy(logits.float(), ids, reduction="none")
 
 
 def _is_right(projection: Projection, base: PreTrainedModel, inputs: dict[str, object], columns: Tensor) -> bool:

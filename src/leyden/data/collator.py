@@ -9,6 +9,7 @@ from typing import Literal
 from leyden.data.batches import Batch
 from leyden.data.collation import pack, pad, pad_encoder_decoder
 from leyden.data.dataset import Sample
+from leyden.data.merging import merge, side_by_side
 from leyden.data.trees import Tree
 from leyden.data.trimming import filling, quantile_width, trimmed
 
@@ -27,6 +28,7 @@ class Collator:
             nothing, 0 fills every sample up to `max_length`: for a test of the memory that is needed.
         max_length: of a sample; read for the quantile 0 only.
         tokens: of one pass through the model at most, if its samples are not longer; None: no limit.
+        merged: compute equal beginnings of packed samples once, where nothing is filled up.
     """
 
     layout: Layout
@@ -35,6 +37,7 @@ class Collator:
     quantile: float = 1.0
     max_length: int = 0
     tokens: int | None = None
+    merged: bool = True
 
     def passes(self, samples: Sequence[Sample]) -> list[Batch]:
         """Join the samples of one step, in order, to as few batches as the limit of tokens allows."""
@@ -56,9 +59,11 @@ class Collator:
         return self._joined([sample._replace(tree=tree) for sample, tree in zip(samples, trees, strict=True)])
 
     def _size(self, samples: Sequence[Sample]) -> int:
-        """Tokens of a batch, with its padding."""
+        """Tokens that go through the model for a batch: shared ones once, and with its padding."""
         if self.layout == "packed":
-            return sum(len(sample.tree.tokens) for sample in samples)
+            shares = self.merges and all(sample.seed is None for sample in samples)
+            trees = [sample.tree for sample in samples]
+            return len((merge(trees) if shares else side_by_side(trees)).tree.tokens)
         paths = [len(path) for sample in samples for path in sample.tree.paths()]
         return len(paths) * max(paths, default=0)
 
@@ -74,7 +79,12 @@ class Collator:
         if extra is not None:  # a ghost that belongs to no sample
             trees, numbers = [*trees, extra], [*numbers, -1]
             seeds = None if seeds is None else [*seeds, 0]
-        return pack(trees, numbers, seeds)
+        return pack(trees, numbers, seeds, merged=self.merges)
+
+    @property
+    def merges(self) -> bool:
+        """Whether samples that begin alike share their beginnings in a batch."""
+        return self.merged and self.layout == "packed" and self.quantile > 0
 
     def for_evaluation(self) -> Collator:
         """The same without a width: evaluation cuts nothing and fills nothing up."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch.utils.data import Dataset
 
 from leyden.data.documents import cut_documents
+from leyden.data.grouping import Groups, conversations
 from leyden.data.rows import Part
 from leyden.data.templates import Template
 from leyden.data.tokenization import TokenColumn
@@ -134,6 +135,16 @@ class TreeDataset(Dataset[Sample]):
         if not conversation.history:
             conversation = self._started(conversation)
         return self._targeted(conversation, whole[-1]) if apart and answered else conversation
+
+    def groups(self, samples: Sequence[int] | None = None) -> Groups | None:
+        """Which samples (all by default) are of one conversation and so begin alike; None where none are.
+
+        Members of a group are places in `samples`.
+        """
+        rows = self.part.samples
+        if self.pieces is not None:  # one text in pieces, which do not begin alike
+            return None
+        return conversations(rows if samples is None else [rows[sample] for sample in samples])
 
     def measure(self) -> Fit:
         """Build every tree once and count what was cut."""

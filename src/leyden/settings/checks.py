@@ -22,6 +22,7 @@ WRITING = (
     "top_k top_p"
 )
 
+OF_CHAINS = "limit_chained_samples only_last_answer group_conversations"
 UNTRAINED = "freeze_layers intermediate_dropout gradient_checkpointing"
 
 
@@ -91,7 +92,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
     off: list[tuple[bool, str, str, str]] = [
         (data.chat_template, "dataset.", MARKERS, "dataset.chat_template=true: the tokenizer's template decides"),
         (data.system_column is None, "dataset.", "text_system_start add_eos_token_to_system", "no system_column"),
-        (data.parent_id_column is None, "dataset.", "limit_chained_samples only_last_answer", "no parent_id_column"),
+        (data.parent_id_column is None, "dataset.", OF_CHAINS, "no parent_id_column"),
         (not data.prompt_columns[1:], "dataset.", "prompt_column_separator", "fewer than two prompt columns"),
         (not data.personalize, "dataset.", "chatbot_name chatbot_author", "dataset.personalize=false"),
         (len(data.train_tables) == 1, "dataset.", "train_ratios", "one table to train on"),

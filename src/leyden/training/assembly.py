@@ -95,7 +95,14 @@ def make_data(settings: Settings, material: Material, collator: Collator) -> Tre
         seed=settings.seed,
         evaluation_batch_size=settings.generation.batch_size_inference or settings.trainer.rows,
         augmented=augmented,
+        grouped=settings.dataset.group_conversations,
     )
+
+
+def longest_shared(settings: Settings, material: Material) -> int:
+    """Tokens of the longest sample, where samples of one conversation stay together; else 0."""
+    grouped = settings.dataset.group_conversations and material.train.trees.groups() is not None
+    return max(material.train.fit.lengths) if grouped else 0
 
 
 def make_collator(

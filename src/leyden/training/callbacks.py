@@ -40,6 +40,8 @@ class History(Callback):
         best_evaluation: what the best of them said of each row.
         samples: samples that all ranks have trained on.
         tokens: tokens that all ranks have trained on.
+        computed: tokens that went through the model on this rank.
+        shared: tokens that did not, because other samples of their batch begin with them.
         seconds: time spent in training batches, evaluations and loading left out.
         latest: the numbers of the last update.
     """
@@ -49,6 +51,8 @@ class History(Callback):
     best_evaluation: Evaluation | None = None
     samples: int = 0
     tokens: int = 0
+    computed: int = 0
+    shared: int = 0
     seconds: float = 0.0
     latest: dict[str, float] = field(default_factory=dict)
     _clock: float = 0.0
@@ -67,6 +71,8 @@ class History(Callback):
         """Log an update once it is complete."""
         self._window_seconds += time.perf_counter() - self._clock
         assert isinstance(pl_module, FineTuner)
+        self.computed += batch.num_tokens
+        self.shared += batch.num_shared
         if trainer.global_step == self._seen or pl_module.record is None:
             return
         self._seen, record = trainer.global_step, pl_module.record
@@ -159,6 +165,15 @@ class ProgressDisplay(AfterUpdate):
         """Close the phase of an evaluation."""
         if trainer.state.fn != TrainerFn.FITTING:
             self.display.stop()
+
+
+def shared_tokens(history: History) -> str:
+    """How many tokens were not computed again, in a line for the log."""
+    every = history.computed + history.shared
+    return (
+        f"{history.shared:,} of {every:,} training tokens ({history.shared / every:.0%}) were common beginnings of "
+        "samples in one batch, which are computed once."
+    )
 
 
 def peak_memory_gib() -> float:

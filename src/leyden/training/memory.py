@@ -37,7 +37,7 @@ class Budget(NamedTuple):
     reason: str
 
 
-def choose_budget(settings: Settings, backbone: nn.Module, loss: Any) -> Budget:
+def choose_budget(settings: Settings, backbone: nn.Module, loss: Any, longest: int = 0) -> Budget:
     """`trainer.tokens_per_pass`, or what `auto` stands for.
 
     A batch of more tokens is split into passes, which changes no update, since an update is a sum divided once.
@@ -46,6 +46,8 @@ def choose_budget(settings: Settings, backbone: nn.Module, loss: Any) -> Budget:
         settings: of the run.
         backbone: on the device where it was loaded.
         loss: the loss function with its knobs filled in.
+        longest: tokens of the longest sample, where samples share their conversations; else 0. A pass of twice as many
+            has room for a whole thread, whose turns are then computed once.
     """
     trainer = settings.trainer
     if trainer.tokens_per_pass != "auto":
@@ -59,6 +61,8 @@ def choose_budget(settings: Settings, backbone: nn.Module, loss: Any) -> Budget:
     if reasons := [reason for reason, holds in whole.items() if holds]:
         return Budget(None, reasons[0])
     if trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        if 2 * longest > CPU_TOKENS:
+            return Budget(2 * longest, "twice the longest conversation, so that its turns are computed once")
         return Budget(CPU_TOKENS, "a CPU is as fast with so many at once, and needs less memory than with more")
     return _that_fits(bytes_per_token(backbone, checkpointed=settings.backbone.gradient_checkpointing))
 

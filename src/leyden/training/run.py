@@ -17,8 +17,8 @@ from leyden.backbone.compiled import compile_errors
 from leyden.data.datamodule import TreeDataModule
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
-from leyden.training.assembly import load_backbone, make_collator, make_data, make_module
-from leyden.training.callbacks import History, ProgressDisplay
+from leyden.training.assembly import load_backbone, longest_shared, make_collator, make_data, make_module
+from leyden.training.callbacks import History, ProgressDisplay, shared_tokens
 from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
@@ -70,7 +70,7 @@ def _assemble(
     kept = None if is_later_rank() else folder
     backbone, dtype, attention = load_backbone(settings, material, kept)
     seconds = {"load weights": time.perf_counter() - clock}
-    budget = choose_budget(settings, backbone, material.problem.loss)
+    budget = choose_budget(settings, backbone, material.problem.loss, longest_shared(settings, material))
     collator = make_collator(settings, material.tokenizer, backbone, attention, budget.tokens)
     settings, found = settled(settings, material, backbone, collator, folder)
     settings, found = with_budget(settings, budget, found)
@@ -106,6 +106,8 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         run.seconds["train, with evaluations"] = time.perf_counter() - clock
         run.seconds["train alone"] = run.history.seconds
         run.seconds["save checkpoints"] = run.checkpoints.seconds
+        if run.history.shared:
+            log.info("%s", shared_tokens(run.history))
         callbacks: list[Callback] = run.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         why = why_stopped(callbacks, settings, run.trainer.global_step, run.updates)
         if why is not None:

@@ -52,11 +52,11 @@ class Trials:
         return make_module(self.settings, self.material, self.backbone, 1, 1, make_schedule=_flat)
 
     def longest(self, size: int) -> DataLoader[Any]:
-        """One batch of the longest training samples, in one pass, as often as an update takes."""
+        """One batch of the longest training samples, in one pass that shares nothing, as often as an update takes."""
         train = self.material.train
         order = sorted(range(len(train.trees)), key=lambda sample: -train.fit.lengths[sample])[:size]
         passes = self.settings.trainer.grad_accumulation
-        whole = replace(self.collator, tokens=None)
+        whole = replace(self.collator, tokens=None, merged=False)
         return DataLoader(train.trees, batch_sampler=[order] * passes, collate_fn=whole.passes)
 
     def rate(self) -> float:
