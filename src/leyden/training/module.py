@@ -27,6 +27,7 @@ from leyden.problem.metrics import Metric
 from leyden.settings.errors import ConfigError, LeydenError, TrainingError
 from leyden.training.evaluation import Answers, Collected, Evaluation, finish
 from leyden.training.optimizer import set_mode
+from leyden.training.reference_scores import ReferenceScores
 from leyden.training.scheduling import Driven, Scheduler
 from leyden.training.update import (
     UpdateRecord,
@@ -63,6 +64,7 @@ class FineTuner(L.LightningModule):
         answers: generates texts for metrics that read them; None where none does.
         noise_alpha: strength of the noise on the embeddings in training.
         learned: whether the adapter starts from an earlier training, so that the reference is not the bare backbone.
+        scores: what is known of the reference's; None: nothing yet.
     """
 
     def __init__(  # noqa: PLR0913
@@ -79,6 +81,7 @@ class FineTuner(L.LightningModule):
         answers: Answers | None = None,
         noise_alpha: float = 0.0,
         learned: bool = False,
+        scores: ReferenceScores | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.problem = backbone, problem
@@ -88,7 +91,7 @@ class FineTuner(L.LightningModule):
         self.reference = Reference(backbone, learned=learned)
         if problem.uses_reference:
             self.reference.prepare()
-        self.validation_reference: dict[tuple[int, ...], Tensor] = {}
+        self.scores = scores or ReferenceScores()
         self.sharded: Sharded | None = None
         self.window = Window()
         self.record: UpdateRecord | None = None
@@ -110,12 +113,8 @@ class FineTuner(L.LightningModule):
             return head_outputs(self.backbone, batch)
 
     def reference_logps(self, batch: Batch) -> Tensor:
-        """Log-probability of each target under the starting point: [N]; computed once for each validation batch."""
-        if self.training:
-            return self.reference.logps(batch)
-        if batch.samples not in self.validation_reference:
-            self.validation_reference[batch.samples] = self.reference.logps(batch)
-        return self.validation_reference[batch.samples]
+        """Log-probability of each target under the starting point: [N]; looked up where it is known."""
+        return self.scores.of(batch, self.reference, training=self.training)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained, never the frozen base."""
