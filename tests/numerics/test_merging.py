@@ -16,8 +16,8 @@ from transformers import AutoModelForSequenceClassification
 from leyden.backbone.attention import choose_attention
 from leyden.backbone.heads import head_outputs
 from leyden.backbone.lora import add_adapter
-from leyden.backbone.reference import Reference
 from leyden.backbone.projection import Projection
+from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import base_model, target_logps
 from leyden.backbone.tiny import tiny_model
 from leyden.data import merging

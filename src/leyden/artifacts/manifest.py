@@ -73,6 +73,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         },
         "effective": effective_values(settings, run, requested_seed),
         "reference": run.reference,
+        "reference_scores": module.scores.report or None,
         "processes": world_size(settings.trainer),
         "threads": torch.get_num_threads(),
         "updates": run.updates,

@@ -71,8 +71,8 @@ class History(Callback):
         """Log an update once it is complete."""
         self._window_seconds += time.perf_counter() - self._clock
         assert isinstance(pl_module, FineTuner)
-        self.computed += batch.num_tokens
-        self.shared += batch.num_shared
+        self.computed += sum(part.num_tokens for part in batch)
+        self.shared += sum(part.num_shared for part in batch)
         if trainer.global_step == self._seen or pl_module.record is None:
             return
         self._seen, record = trainer.global_step, pl_module.record

@@ -24,6 +24,7 @@ from leyden.problem.metrics import Metric
 from leyden.settings.errors import LeydenError, TrainingError
 from leyden.training.evaluation import Answers, Collected, Evaluation, finish
 from leyden.training.optimizer import set_mode
+from leyden.training.reference_scores import ReferenceScores
 from leyden.training.scheduling import Driven, Scheduler
 from leyden.training.shared_weights import SharedWeights
 from leyden.training.update import (
@@ -60,6 +61,7 @@ class FineTuner(SharedWeights):
         answers: generates texts for metrics that read them; None where none does.
         noise_alpha: strength of the noise on the embeddings in training.
         learned: whether the adapter starts from an earlier training, so that the reference is not the bare backbone.
+        scores: what is known of the reference's; None: nothing yet.
     """
 
     def __init__(  # noqa: PLR0913
@@ -76,6 +78,7 @@ class FineTuner(SharedWeights):
         answers: Answers | None = None,
         noise_alpha: float = 0.0,
         learned: bool = False,
+        scores: ReferenceScores | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.problem = backbone, problem
@@ -85,7 +88,7 @@ class FineTuner(SharedWeights):
         self.reference = Reference(backbone, learned=learned)
         if problem.uses_reference:
             self.reference.prepare()
-        self.validation_reference: dict[tuple[int, ...], Tensor] = {}
+        self.scores = scores or ReferenceScores()
         self.window = Window()
         self.record: UpdateRecord | None = None
         self.collected = Collected()
@@ -106,12 +109,8 @@ class FineTuner(SharedWeights):
             return head_outputs(self.backbone, batch)
 
     def reference_logps(self, batch: Batch) -> Tensor:
-        """Log-probability of each target under the starting point: [N]; computed once for each validation batch."""
-        if self.training:
-            return self.reference.logps(batch)
-        if batch.samples not in self.validation_reference:
-            self.validation_reference[batch.samples] = self.reference.logps(batch)
-        return self.validation_reference[batch.samples]
+        """Log-probability of each target under the starting point: [N]; looked up where it is known."""
+        return self.scores.of(batch, self.reference, training=self.training)
 
     def on_train_epoch_start(self) -> None:
         """Switch training mode on: neither the library nor Lightning does, and dropout would stay off."""

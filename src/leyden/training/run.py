@@ -27,6 +27,8 @@ from leyden.training.outcome import Run, keep_best
 from leyden.training.prepare import Material
 from leyden.training.progress import make_display
 from leyden.training.quiet import filtered_warnings, quiet_libraries
+from leyden.training.reference_scores import plan_scores
+from leyden.training.reference_scoring import ReferenceScoring
 from leyden.training.settled import settled
 from leyden.training.start import keep_start
 from leyden.training.stopping import make_stops, why_stopped
@@ -85,9 +87,10 @@ def _assemble(
     checkpoints = Checkpoints(settings.checkpoint, folder / "checkpoints", material.metrics[0], history)
     shown = ProgressDisplay(display, history, updates)
     stops = make_stops(settings.trainer, material.metrics[0])
-    trainer = make_trainer(
-        settings.trainer, [history, shown, EvaluationSchedule(due), *stops, checkpoints], loggers, folder
-    )
+    callbacks = [history, shown, EvaluationSchedule(due), *stops, checkpoints]
+    if material.problem.uses_reference:  # in front: what it shows ends before an evaluation shows anything
+        callbacks = [ReferenceScoring(plan_scores(settings), data, display, cache=settings.cache == "on"), *callbacks]
+    trainer = make_trainer(settings.trainer, callbacks, loggers, folder)
     run = Run(
         module, trainer, history, checkpoints, attention, dtype, updates,
         module.reference.kind if material.problem.uses_reference else "none", display, settings, found, seconds,
@@ -96,14 +99,14 @@ def _assemble(
 
 
 def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
-    clock = time.perf_counter()
+    clock, scores = time.perf_counter(), run.module.scores
     if settings.evaluate_before_training or not run.updates:
         run.trainer.validate(run.module, datamodule=data, verbose=False)
-        run.seconds["evaluate before training"] = time.perf_counter() - clock
-    clock = time.perf_counter()
+        run.seconds["evaluate before training"] = time.perf_counter() - clock - scores.seconds
+        clock = time.perf_counter() - scores.seconds
     if run.updates:
         run.trainer.fit(run.module, datamodule=data)
-        run.seconds["train, with evaluations"] = time.perf_counter() - clock
+        run.seconds["train, with evaluations"] = time.perf_counter() - clock - scores.seconds
         run.seconds["train alone"] = run.history.seconds
         run.seconds["save checkpoints"] = run.checkpoints.seconds
         if run.history.shared:
@@ -112,4 +115,6 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         why = why_stopped(callbacks, settings, run.trainer.global_step, run.updates)
         if why is not None:
             log.info("%s", why)
+    if scores.report:
+        run.seconds["score the reference"] = scores.seconds
     run.module.gather()
