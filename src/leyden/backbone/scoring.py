@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from leyden.backbone.projection import Projection, find_projection, is_projection_of
+from leyden.backbone.projection import find_projection, is_projection_of
 from leyden.data.batches import Batch
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ def _logps(
 ) -> Tensor:
     """Log-probability of each token id at the output in its row and column."""
     rows, columns, ids = targets
-    projection = find_projection(base)
-    if projection is not None and _is_right(projection, base, inputs, columns):
+    projection = find_projection(base) if _TRIED.get(base) else None
+    if projection is not None:
         hidden = base.get_decoder()(**inputs).last_hidden_state
         return projection.logps(hidden[rows, columns], ids)
     if "logits_to_keep" not in inspect.signature(type(base).forward).parameters:
@@ -85,10 +85,19 @@ def _logps(
     return -F.cross_entropy(logits.float(), ids, reduction="none")
 
 
-def _is_right(projection: Projection, base: PreTrainedModel, inputs: dict[str, object], columns: Tensor) -> bool:
-    """Whether the projection is all that a model does, tried once for each model and told where it is not."""
-    if base not in _TRIED and len(columns):
-        _TRIED[base] = is_projection_of(projection, base, inputs, columns[:8])
-        if not _TRIED[base]:
-            log.info("%s does more to its logits than a projection: they are computed whole.", type(base).__name__)
-    return _TRIED.get(base, False)
+@torch.no_grad()
+def try_projection(model: nn.Module, batch: Batch) -> None:
+    """Find out whether a model's logits are a projection of its last hidden states; only then are they so computed.
+
+    Args:
+        model: a language model, adapter or not, whose attention is chosen, in evaluation mode.
+        batch: any, of its kind; a few of its targets are looked at.
+    """
+    base = base_model(model)
+    projection = find_projection(base)
+    if projection is None or not len(batch.target_columns):
+        return
+    batch = batch.to(base.device)
+    _TRIED[base] = is_projection_of(projection, base, model_inputs(base, batch), batch.target_columns[:8])
+    if not _TRIED[base]:
+        log.info("%s does more to its logits than a projection: they are computed whole.", type(base).__name__)

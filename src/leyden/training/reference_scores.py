@@ -19,6 +19,7 @@ from leyden.backbone.reference import Reference
 from leyden.data.batches import Batch
 from leyden.data.dataset import TreeDataset
 from leyden.data.trees import Tree
+from leyden.problem.losses import compares_pairs
 from leyden.settings.schema import Settings
 
 CHECKSUMS = "checksums.json"
@@ -38,7 +39,7 @@ class Plan:
     reason: str = ""
 
 
-def plan_scores(settings: Settings) -> Plan:
+def plan_scores(settings: Settings, loss: Any) -> Plan:
     """Decide it: a sample that is not the same in every epoch cannot be looked up, nor can shared weights be copied."""
     strategy, quantile = settings.trainer.strategy, settings.tokenizer.padding_quantile
     if strategy not in ("auto", "ddp"):
@@ -50,6 +51,8 @@ def plan_scores(settings: Settings) -> Plan:
         return Plan(("validation",), f"augmentation.{name}={value} changes the samples in training")
     if 0 < quantile < 1:
         return Plan(("validation",), f"tokenizer.padding_quantile={quantile} cuts samples as their batch asks for")
+    if compares_pairs(loss):  # its first gradient hangs on a mean of 0, which rounding in another batch would move
+        return Plan(("validation",), "this loss compares the pairs of a batch, and at the start they have to be equal")
     return Plan(("train", "validation"))
 
 

@@ -89,7 +89,10 @@ def _assemble(
     stops = make_stops(settings.trainer, material.metrics[0])
     callbacks = [history, shown, EvaluationSchedule(due), *stops, checkpoints]
     if material.problem.uses_reference:  # in front: what it shows ends before an evaluation shows anything
-        callbacks = [ReferenceScoring(plan_scores(settings), data, display, cache=settings.cache == "on"), *callbacks]
+        callbacks = [
+            ReferenceScoring(plan_scores(settings, material.problem.loss), data, display, cache=settings.cache == "on"),
+            *callbacks,
+        ]
     trainer = make_trainer(settings.trainer, callbacks, loggers, folder)
     run = Run(
         module, trainer, history, checkpoints, attention, dtype, updates,
