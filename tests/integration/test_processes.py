@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -40,9 +41,13 @@ EXPERIMENTS = {
 
 
 def test_a_sweep_of_two_processes_each_equals_single_processes(
-    run_here: RunCli, table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run_here: RunCli, table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Effective batches of four: 4 x 1, and 2 processes x 2 rows in short passes; for pairs, packed against padded."""
+    """Effective batches of four: 4 x 1, and 2 processes x 2 rows in short passes; for pairs, packed against padded.
+
+    The scores of the pairs' reference are computed by two processes and by one, and not read by either.
+    """
+    monkeypatch.setenv("LEYDEN_CACHE", str(tmp_path / "cache"))
     conf = tmp_path / "conf"
     (conf / "experiment").mkdir(parents=True)
     for name, text in EXPERIMENTS.items():
@@ -58,6 +63,9 @@ def test_a_sweep_of_two_processes_each_equals_single_processes(
     for job, name in enumerate(EXPERIMENTS):
         one = train(table, tmp_path / name, f"experiment={name}", *common, *whole, extra=conf)
         assert_same_run(one, tmp_path / "two" / str(job))
+        if name == "pairs":
+            manifests = [json.loads((run / "manifest.json").read_text()) for run in (one, tmp_path / "two" / str(job))]
+            assert [manifest["reference_scores"]["computed"] for manifest in manifests] == [14, 14]
     rates = [numbers(tmp_path / "two" / job)[(1, 4, "train/learning_rate")] for job in ("0", "1")]
     assert rates == [0.1, 0.05]
 
