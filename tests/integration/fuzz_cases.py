@@ -37,6 +37,7 @@ RARE: dict[str, list[Any]] = {
     "dataset.weight_column": ["w", "w", "n", "p", "nowhere"],
     "dataset.rejected_prompt_column": ["q", "p", "nowhere"],
     "dataset.limit_chained_samples": [False],
+    "dataset.group_conversations": [False],
     "dataset.mask_prompt_labels": [False],
     "dataset.only_last_answer": [True],
     "dataset.chat_template": [True],

@@ -82,7 +82,9 @@ def started(folder: Path, *overrides: str, columns: dict[str, list[str]] = PAIRS
     data = make_data(settings, material, make_collator(settings, material.tokenizer, backbone, attention))
     module = make_module(settings, material, backbone, 4, 2)
     start = dict(module.reference.start)
-    scoring = ReferenceScoring(plan_scores(settings, material.problem.loss), data, Silence(), cache=settings.cache == "on")
+    scoring = ReferenceScoring(
+        plan_scores(settings, material.problem.loss), data, Silence(), cache=settings.cache == "on"
+    )
     trainer = make_trainer(settings.trainer, [scoring], [], folder)
     trainer.validate(module, datamodule=data, verbose=False)
     return SimpleNamespace(module=module, data=data, start=start, report=module.scores.report)

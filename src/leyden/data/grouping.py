@@ -33,8 +33,8 @@ class Groups:
     def joined(self, order: Sequence[int]) -> list[int]:
         """The samples of the groups in this order."""
         parts = [self.members[self.starts[group] : self.starts[group + 1]] for group in order]
-        joined: list[int] = np.concatenate([np.empty(0, dtype=np.int64), *parts]).tolist()
-        return joined
+        found: list[int] = np.concatenate([np.empty(0, dtype=np.int64), *parts]).tolist()
+        return found
 
 
 def conversations(samples: Sequence[tuple[int, ...]]) -> Groups | None:
