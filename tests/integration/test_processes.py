@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -14,6 +15,7 @@ from leyden.settings.errors import TrainingError
 
 RunCli = Callable[..., CompletedProcess[str]]
 TEXTS = ["dataset.answer_column=output", "lora.dropout=0", "generation.max_length_inference=3"]
+SPOKEN = re.compile(r"^(?:\[(\d)\] )?(?:\S+ \S+ INFO )?validation: \d+ rows?", re.MULTILINE)
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 
 pytestmark = pytest.mark.slow
@@ -34,6 +36,7 @@ EXPERIMENTS = {
     "tokens": "dataset: {validation_size: 0.2}\noptimizer: {learning_rate: 0.1}\n",
     "pairs": (
         "defaults: [override /problem: dpo]\ntrainer: {gradient_clip: 0.5}\noptimizer: {learning_rate: 0.05}\n"
+        "log_all_ranks: true\n"
         "dataset: {validation_size: 0.08, rejected_answer_column: rejected}\n"
         "backbone: {attention_implementation: sdpa}\n"
     ),
@@ -58,7 +61,15 @@ def test_a_sweep_of_two_processes_each_equals_single_processes(
     sweep = ["-m", "--config-dir", str(conf), f"experiment={','.join(EXPERIMENTS)}"]
     done = run_here(["train.py", *sweep, *overrides_of(table, tmp_path / "two", *common, *DDP, *cut)])
     assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr + capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "Warning" not in done.stderr + said
+    # L2: every process speaks and keeps a log where that is asked for, else the first one alone
+    assert sorted(SPOKEN.findall(said)) == ["", "0", "1"]
+    logs = [
+        {path.name: SPOKEN.findall(path.read_text("utf-8")) for path in (tmp_path / "two" / job).glob("train*.log")}
+        for job in ("0", "1")
+    ]
+    assert logs == [{"train.log": [""]}, {"train.log": ["0"], "train-rank1.log": ["1"]}]
     whole = ["trainer=cpu", "trainer.batch_size=4", "backbone.attention_implementation=auto"]
     for job, name in enumerate(EXPERIMENTS):
         one = train(table, tmp_path / name, f"experiment={name}", *common, *whole, extra=conf)
