@@ -73,7 +73,6 @@ RARE: dict[str, list[Any]] = {
     "backbone.attention_implementation": ["dense", "sdpa", "eager", "segments"],
     "backbone.gradient_checkpointing": [True],
     "backbone.name": [f"tiny:{name}" for name in ("gpt2", "opt", "gemma2", "qwen3", "phi", "t5", "llama")],
-
     "lora.use_dora": [True],
     "lora.unfreeze_layers": [["embed"], ["nowhere"]],
     "trainer.precision": ["bf16-true", "bf16-mixed", "64-true"],
@@ -151,6 +150,17 @@ class Case:
 
 
 @st.composite
+def trained_how(draw: Draw, changes: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Choices of groups, and the changes with more of the training, without the keys that those choices do not have."""
+    groups = draw(st.lists(st.sampled_from(list(CHOICES)), max_size=3, unique=True))
+    own = [f"{group}={draw(st.sampled_from(CHOICES[group]))}" for group in groups]
+    keys = draw(st.lists(st.sampled_from(list(TRAINING)), max_size=3, unique=True))
+    more = {key: draw(st.sampled_from(TRAINING[key])) for key in keys}
+    lacking = [key for choice in own for key in WITHOUT.get(choice, ())]
+    return own, {key: value for key, value in {**changes, **more}.items() if not key.startswith(tuple(lacking))}
+
+
+@st.composite
 def cases(draw: Draw) -> Case:
     """A table and settings, most of which go together."""
     problem = draw(st.sampled_from(list(LOSSES)))
@@ -180,14 +190,7 @@ def cases(draw: Draw) -> Case:
     fitting = [key for key in RARE if problem not in UNFIT.get(key, ())] if draw(st.integers(0, 12)) else list(RARE)
     for key in draw(st.lists(st.sampled_from(fitting), max_size=4, unique=True)):
         changes[key] = draw(st.sampled_from(RARE[key]))
-    groups = draw(st.lists(st.sampled_from(list(CHOICES)), max_size=3, unique=True))
-    own = [f"{group}={draw(st.sampled_from(CHOICES[group]))}" for group in groups]
-    lacking = tuple(key for choice in own for key in WITHOUT.get(choice, ()))
-    if lacking:
-        changes = {key: value for key, value in changes.items() if not key.startswith(lacking)}
-    for key in draw(st.lists(st.sampled_from(list(TRAINING)), max_size=3, unique=True)):
-        if not key.startswith(lacking or ("-",)):
-            changes[key] = draw(st.sampled_from(TRAINING[key]))
+    own, changes = draw(trained_how(changes))
     second = draw(files(renames=form == "auto")) if not draw(st.integers(0, 3)) else None
     if draw(st.booleans()):
         changes["dataset.validation_strategy"] = "custom"
