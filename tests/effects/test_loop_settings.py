@@ -215,13 +215,14 @@ def test_r23_a_size_budget_deletes_the_oldest_and_never_the_newest(
         (["trainer.epochs=3"], 6),  # the next beside the last
         (["trainer.epochs=5", "checkpoint=best"], 9),  # beside the best too
         (["trainer.epochs=2", "trainer.evaluation_epochs=0.5", "checkpoint=each_evaluation_epoch"], 16),
+        (["trainer.evaluation_epochs=0.001", "checkpoint=each_evaluation_epoch"], 24),  # after each of six updates
         (["trainer.epochs=99", "checkpoint=each_evaluation_epoch", f"checkpoint.max_gib={10 * 2.0**-30}"], 14),
     ],
 )
 def test_r23_the_disk_has_to_hold_the_checkpoints_of_the_policy(
     overrides: list[str], models: int, tmp_path: Path
 ) -> None:
-    assert checkpoint_bytes(settings_of(tmp_path, TABLE, "lora=none", *overrides), 1) == models
+    assert checkpoint_bytes(settings_of(tmp_path, TABLE, "lora=none", *overrides), 1, ROWS) == models
 
 
 def test_r23_a_disk_that_holds_the_model_alone_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

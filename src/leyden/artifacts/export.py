@@ -21,6 +21,7 @@ from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import table_path
 from leyden.settings.schema import Settings
+from leyden.training.devices import world_size
 from leyden.training.outcome import Run
 from leyden.training.prepare import Material
 
@@ -48,7 +49,7 @@ def check_disk(settings: Settings, material: Material, folder: Path) -> None:
     if settings.lora is None or not elsewhere:
         needed += _weight_bytes(material)
     if settings.lora is None:
-        needed += checkpoint_bytes(settings, _weight_bytes(material))
+        needed += checkpoint_bytes(settings, _weight_bytes(material), len(material.train.trees))
     if settings.lora is None and not elsewhere and material.problem.uses_reference:
         needed += _weight_bytes(material)  # the start, which the reference of a prediction needs
     if free < needed:
@@ -96,15 +97,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, jinja: str, folder: Path)
         tokenizer.chat_template = before
 
 
-def checkpoint_bytes(settings: Settings, weights: int) -> int:
+def checkpoint_bytes(settings: Settings, weights: int, samples: int) -> int:
     """Most bytes of all checkpoints at a time: the next one is whole before one that is not kept goes.
 
     Args:
         settings: of the run, without an adapter.
         weights: bytes of the model.
+        samples: of the training part.
     """
     policy, trainer = settings.checkpoint, settings.trainer
-    evaluations = math.ceil(trainer.epochs / trainer.evaluation_epochs)
+    per_epoch = math.ceil(samples / (trainer.rows * trainer.grad_accumulation * world_size(trainer)))
+    evaluations = min(math.ceil(trainer.epochs / trainer.evaluation_epochs), trainer.epochs * per_epoch)
     together = {"last": 2, "best": 3}.get(policy.policy, evaluations)
     one = weights * (4 if policy.policy == "each_evaluation_epoch" else 3)  # there a model stands in each
     needed = min(together, evaluations) * one

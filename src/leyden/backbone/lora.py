@@ -86,9 +86,9 @@ def _named_adapter(model: PreTrainedModel, settings: Adapter, task: str) -> Peft
         adapted = _adapted(model, config)
         PeftConfig.from_peft_type(**adapted.peft_config["default"].to_dict())  # as it will be read back
     except Exception as error:  # each method of peft refuses in its own way
+        why = str(error).partition("! Adjusted")[0].rstrip(".")
         raise ModelError(
-            f"lora._target_={settings.target!r} cannot be put on this model: {str(error).rstrip('.')}. Look at the "
-            "keys of lora."
+            f"lora._target_={settings.target!r} cannot be put on this model: {why}. Look at the keys of lora."
         ) from error
     after = base_sums(adapted)
     if any(after.get(weight) != total for weight, total in before.items()):
