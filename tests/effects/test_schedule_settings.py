@@ -237,6 +237,21 @@ def test_r9_a_cycle_shorter_than_the_run_ends_it_before_the_first_update() -> No
         Plan(cycle, "min", 100, 100)(two_groups(partial(SGD, momentum=0.9)))
 
 
+def test_r9_a_cycle_up_to_a_rate_that_is_found_goes_up_to_it(tmp_path: Path) -> None:
+    rates = ["schedule=one_cycle", "optimizer.learning_rate=auto"]
+    settings = settings_of(tmp_path, ROWS, *rates)
+    assert material_of(tmp_path, ROWS, *rates)  # nothing is refused before the rate is known
+    optimizer = two_groups(partial(SGD, momentum=0.9))
+    peak = optimizer.defaults["lr"]
+    schedule = Plan(settings.schedule, "min", 100, 100)(optimizer)
+    seen = []
+    for _ in range(100):
+        seen.append(optimizer.param_groups[0]["lr"])
+        schedule.step()
+    assert seen[0] == pytest.approx(peak / 25)
+    assert max(seen) == pytest.approx(peak, rel=1e-3)
+
+
 def test_r9_a_curve_that_returns_no_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="returned 'x', and a curve returns a number"):
         material_of(tmp_path, ROWS, f"schedule._target_={__name__}.text_curve")

@@ -16,6 +16,7 @@ from yaml import YAMLError
 from leyden.settings.overrides import choices_of, is_group, keys_of_choices
 from leyden.settings.wording import ELSEWHERE, nearest
 
+OmegaConf.register_new_resolver("home", lambda path: str(Path(str(path)).expanduser()), replace=True)
 OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v is not None), None), replace=True)
 UNFIT = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 

@@ -142,17 +142,19 @@ class Plan:
             return LambdaLR(
                 optimizer, partial(target, total=self.updates, warmup=warmup, **_knobs(self.schedule, target))
             )
-        known = {"updates": max(1, self.updates - math.ceil(warmup)), "updates_per_epoch": self.per_epoch}
+        planned = max(1, self.updates - math.ceil(warmup))
+        # a rate that refers to optimizer.learning_rate says auto as long as that does
+        known = {"updates": planned, "updates_per_epoch": self.per_epoch, "auto": float(optimizer.defaults["lr"])}
         knobs = {name: _number(value, known) for name, value in self.schedule.knobs.items()}
         if issubclass(target, ReduceLROnPlateau):
             knobs["mode"] = self.direction
         with faults_of_keys(self.schedule.target):
             driven = Driven(optimizer, lambda stand_in: cast(LRScheduler, target(stand_in, **knobs)), warmup)
         steps = getattr(driven.scheduler, "total_steps", None)
-        if isinstance(steps, int) and steps < known["updates"]:
+        if isinstance(steps, int) and steps < planned:
             raise ConfigError(
                 f"schedule.total_steps: {steps} updates of {self.schedule.target} are fewer than the "
-                f"{known['updates']} of this run. Set schedule.total_steps=updates."
+                f"{planned} of this run. Set schedule.total_steps=updates."
             )
         return driven
 
@@ -228,7 +230,7 @@ def _knobs(schedule: Schedule, curve: Callable[..., float]) -> dict[str, Any]:
     return ({"floor": floor} if said else {}) | schedule.knobs
 
 
-def _number(value: Any, known: Mapping[str, int]) -> Any:
+def _number(value: Any, known: Mapping[str, float]) -> Any:
     """A value with the words for numbers of updates replaced, in lists too."""
     if isinstance(value, list):
         return [_number(item, known) for item in value]
