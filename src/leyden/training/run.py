@@ -102,6 +102,7 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         run.trainer.fit(run.module, datamodule=data)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock
         run.seconds["train alone"] = run.history.seconds
+        run.seconds["wait for batches"] = run.history.waiting
         run.seconds["save checkpoints"] = run.checkpoints.seconds
         callbacks: list[Callback] = run.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         why = why_stopped(callbacks, settings, run.trainer.global_step, run.updates)
