@@ -65,8 +65,8 @@ CASES = {
         Case("chained", "SFT, every row with its ancestors", "tokens", 2, 4, 1, 1536, 1e-4,
              ("problem=causal_lm", *CHAINS, "dataset.limit_chained_samples=false"), 0.35, 0.60, chained=True),
         Case("classification", "spam or not", "classes", 96, 8, 1, 512, 1e-4,
-             ("problem=classification", "metric=log_loss", "optimizer.differential_learning_rate_layers=[]"), 0.60, 0.60,
-             ("trainer",)),
+             ("problem=classification", "metric=log_loss", "optimizer.differential_learning_rate_layers=[]"), 0.60,
+             0.60, ("trainer",)),
         Case("sft_bf16", "as sft, in bfloat16", "tokens", 32, 4, 1, 512, 1e-4, SFT.settings, 0.45, 0.50,
              precision="bfloat16"),
         Case("dpo_bf16", "as dpo, in bfloat16", "pairs", 8, 2, 3, 512, 1e-4, PAIRS, 0.38, 0.40, ("trl",),
@@ -76,7 +76,9 @@ CASES = {
 DEFAULT_CASES = ("sft", "dpo", "dpo_long", "chained", "classification")
 
 
-def overrides(case: Case, tables: tuple[Path, Path], columns: tuple[str, ...], backbone: str, output: Path) -> list[str]:
+def overrides(
+    case: Case, tables: tuple[Path, Path], columns: tuple[str, ...], backbone: str, output: Path
+) -> list[str]:
     """Settings of `train.py` for a case.
 
     Nothing but training is asked of it: no evaluation before or between, no weights kept, two tokens for each of the

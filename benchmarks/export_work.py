@@ -1,4 +1,4 @@
-"""Leyden's own data room and adapter, written down for the peers: `python -m benchmarks.export_work FOLDER OVERRIDE…`."""
+"""Leyden's own data room and adapter, written down for the peers; `python -m benchmarks.export_work FOLDER SETTINGS`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,11 @@ def _work(settings: Settings, material: Material, loader: TrainingLoader, adapte
         beta=float(knobs.get("beta", 0.0)),
         precision="bfloat16" if settings.trainer.precision.startswith("bf16") else "float32",
         chained=not settings.dataset.limit_chained_samples,
-        cut={name: count for name, count in material.counts["train"].items() if count and ("cut" in name or "lost" in name)},
+        cut={
+            name: count
+            for name, count in material.counts["train"].items()
+            if count and ("cut" in name or "lost" in name)
+        },
         shape=shape,
     )
 

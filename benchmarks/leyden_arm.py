@@ -19,9 +19,7 @@ def read_run(folder: Path, started: float) -> Result:
         started: when its process was started, in seconds since 1970.
     """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    losses, tokens, speeds = (
-        _column(folder, f"train/{name}") for name in ("loss", "tokens", "tokens_per_second")
-    )
+    losses, tokens, speeds = (_column(folder, f"train/{name}") for name in ("loss", "tokens", "tokens_per_second"))
     seconds = manifest["seconds"]
     reference = sum(value for name, value in seconds.items() if "reference" in name)
     return Result(

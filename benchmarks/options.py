@@ -74,7 +74,9 @@ def checked(options: Options) -> Options:
             f"rounds={options.rounds} threads={options.threads} scale={options.scale}: each must be above 0."
         )
     if "trl" in options.arm and find_spec("trl") is None:
-        raise OptionError("arm=trl: TRL is not installed. Run it as `make benchmark`, or leave it out: arm=leyden,trainer.")
+        raise OptionError(
+            "arm=trl: TRL is not installed. Run it as `make benchmark`, or leave it out: arm=leyden,trainer."
+        )
     return options
 
 

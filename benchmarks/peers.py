@@ -61,7 +61,7 @@ def arguments(work: Work, folder: str) -> dict[str, Any]:
         "output_dir": folder, "per_device_train_batch_size": work.batch_size, "num_train_epochs": len(work.epochs),
         "learning_rate": work.learning_rate, "lr_scheduler_type": "constant", "max_grad_norm": work.clip,
         "optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
-        "weight_decay": 0.0, "gradient_checkpointing": False, "bf16": work.precision == "bfloat16", "use_cpu": True,
+        "weight_decay": 0.0, "bf16": work.precision == "bfloat16", "use_cpu": True,
         "save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True,
         "dataloader_num_workers": 0, "dataloader_pin_memory": False,
     }  # fmt: skip

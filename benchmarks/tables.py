@@ -89,10 +89,8 @@ def _conversations(frame: pd.DataFrame) -> list[pd.DataFrame]:
     return found
 
 
-def _chosen(
-    frame: pd.DataFrame, count: int, fits: Callable[[pd.DataFrame], bool]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The first conversations that fit, whole; to evaluate, the first rows of the table that are a whole conversation."""
+def _chosen(frame: pd.DataFrame, count: int, fits: Callable[[pd.DataFrame], bool]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The first conversations that fit, whole; to evaluate, the first that have one row."""
     chains = _conversations(frame)
     long = [chain for chain in chains if len(chain) >= LONG_TURNS and fits(chain)][:count]
     short = [chain for chain in chains if len(chain) == 1][:HELD_OUT]

@@ -1,4 +1,4 @@
-"""TRL as its documentation advises for a case: loss on completions alone, the reference computed before the training."""
+"""TRL as its documentation advises: loss on completions alone, the reference computed before the training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def make_trl(work: Work, timed: Callable[[type[Any]], type[Any]], arguments: dic
         arguments: what all cases share.
         clock: that listens.
     """
-    return (_dpo if work.kind == "pairs" else _sft)(work, timed, arguments, clock)
+    quick = {**arguments, "gradient_checkpointing": False}  # of TRL's own defaults, the one that saves memory for time
+    return (_dpo if work.kind == "pairs" else _sft)(work, timed, quick, clock)
 
 
 def _sft(work: Work, timed: Callable[[type[Any]], type[Any]], arguments: dict[str, Any], clock: Clock) -> Any:
