@@ -40,9 +40,7 @@ def measure(options: Options, scratch: Path) -> list[CaseRun]:
     """All cases, one after the other; then a cold start, which needs no peer."""
     bench = Bench(options, scratch)
     rows = "the public tables" if options.data.is_dir() else "the embedded helpdesk table"
-    say(
-        f"{', '.join(options.case)}: {options.rounds} rounds, {options.threads} threads in each process, rows of {rows}."
-    )
+    say(f"{', '.join(options.case)}: {options.rounds} rounds, {options.threads} threads per process, rows of {rows}.")
     runs = [bench.run_case(name) for name in options.case]
     if options.cold and "leyden" in options.arm:
         runs[0].cold = bench.cold_start(options.case[0])

@@ -43,8 +43,8 @@ def check_agreement(results: Sequence[Result], precision: str, kind: Kind) -> fl
             gap = abs(left - right) / max(abs(left), abs(right), 1e-12)
             if not gap <= allowed:
                 raise Disagreement(
-                    f"Update {update}: {first.arm} has a loss of {left:.7g}, {other.arm} of {right:.7g}; in {precision} "
-                    f"they may differ by {allowed:g} of it. No times are compared of unequal work."
+                    f"Update {update}: {first.arm} has a loss of {left:.7g}, {other.arm} of {right:.7g}; in {precision}"
+                    f" they may differ by {allowed:g} of it. No times are compared of unequal work."
                 )
             worst = max(worst, gap)
     return worst

@@ -1,4 +1,4 @@
-"""Leyden's own data room and adapter, written down for the peers; `python -m benchmarks.export_work FOLDER SETTINGS`."""
+"""Leyden's rows and adapter, written down for the peers: `python -m benchmarks.export_work FOLDER SETTING…`."""
 
 from __future__ import annotations
 

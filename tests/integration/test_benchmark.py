@@ -13,8 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from benchmarks.agreement import Disagreement, check_agreement
 from benchmarks.cases import CASES, overrides
 from benchmarks.clock import STARTED
@@ -29,6 +27,7 @@ from benchmarks.result import Result, read_result, write_result
 from benchmarks.rounds import CaseRun
 from benchmarks.tables import write_tables
 from benchmarks.work import Work, read_work
+from torch.utils.flop_counter import FlopCounterMode
 
 Cli = Callable[..., "CompletedProcess[str]"]
 NOWHERE = Path("no-public-tables")
@@ -115,7 +114,8 @@ def test_a_case_gives_the_peers_what_leyden_trains_on(name: str, tmp_path: Path)
     counts = counts_of(work)
     if name == "dpo":
         assert counts.tokens == work.row_tokens()  # a prompt once per pair in both
-        assert counts.labelled == sum(len(sample["chosen"]) + len(sample["rejected"]) for sample in work)
+        # the last token of a prompt scores the first of both answers
+        assert counts.labelled == sum(len(sample["chosen"]) + len(sample["rejected"]) - 1 for sample in work)
     if name == "chained":
         lengths = [len(sample["input_ids"]) for sample in work]
         assert work.row_tokens() == sum(lengths) > counts.tokens
