@@ -119,8 +119,8 @@ def test_a_case_gives_the_peers_what_leyden_trains_on(name: str, tmp_path: Path)
     if name == "chained":
         lengths = [len(sample["input_ids"]) for sample in work]
         assert work.row_tokens() == sum(lengths) > counts.tokens
-        longest = max(work.samples, key=lambda sample: len(sample["input_ids"]))["input_ids"]
-        assert sum(longest[: len(s["input_ids"])] == s["input_ids"] for s in work.samples) >= 3, "no row has ancestors"
+        paths = [sample["input_ids"] for sample in work.samples]
+        assert max(sum(path[: len(other)] == other for other in paths) for path in paths) >= 3, "no row has ancestors"
     if name == "classification":
         assert {tuple(sample["label"]) for sample in work.samples} == {(0.0,), (1.0,)}
         assert counts.pairs == sum(len(s["input_ids"]) * (len(s["input_ids"]) + 1) // 2 for s in work)
