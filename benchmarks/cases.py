@@ -22,7 +22,7 @@ class Case:
         name: of the case.
         what: it is, in a few words.
         kind: what a row is: tokens with labels, a pair of answers, or a text with a class.
-        rows: to train on: samples, or whole conversations where `chained`.
+        rows: to train on: samples, or whole conversations.
         batch_size: samples per update.
         epochs: passes over the rows.
         max_length: tokens of the longest path.
@@ -31,7 +31,6 @@ class Case:
         time_bar: most time against the fastest peer, as a share.
         memory_bar: most memory against the lightest peer, as a share.
         peers: other programs that can do it.
-        chained: rows hang together by parent ids, and each is a sample with its ancestors.
         precision: of weights and arithmetic.
     """
 
@@ -47,14 +46,13 @@ class Case:
     time_bar: float
     memory_bar: float
     peers: tuple[str, ...] = ("trl", "trainer")
-    chained: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
 PAIRS = ("problem=dpo", "problem/loss=dpo", f"problem.loss.beta={BETA}")
 CHAINS = ("dataset.id_column=id", "dataset.parent_id_column=parent_id")
-SFT = Case("sft", "supervised fine-tuning, one turn", "tokens", 32, 4, 1, 512, 1e-4, ("problem=causal_lm",), 0.45, 0.50)
-DPO = Case("dpo", "DPO, short prompts", "pairs", 8, 2, 3, 512, 1e-4, PAIRS, 0.38, 0.40, ("trl",))
+SFT = Case("sft", "supervised fine-tuning, one turn", "tokens", 16, 4, 1, 512, 1e-4, ("problem=causal_lm",), 0.45, 0.50)
+DPO = Case("dpo", "DPO, short prompts", "pairs", 4, 2, 3, 512, 1e-4, PAIRS, 0.38, 0.40, ("trl",))
 CASES = {
     case.name: case
     for case in (
@@ -63,13 +61,14 @@ CASES = {
         Case("dpo_long", "DPO, long shared histories", "pairs", 2, 2, 3, 1536, 1e-4, (*PAIRS, *CHAINS), 0.25, 0.35,
              ("trl",)),
         Case("chained", "SFT, every row with its ancestors", "tokens", 2, 4, 1, 1536, 1e-4,
-             ("problem=causal_lm", *CHAINS, "dataset.limit_chained_samples=false"), 0.35, 0.60, chained=True),
-        Case("classification", "spam or not", "classes", 96, 8, 1, 512, 1e-4,
+             ("problem=causal_lm", *CHAINS, "dataset.limit_chained_samples=false"), 0.35, 0.60,
+             ("trl",)),
+        Case("classification", "spam or not", "classes", 64, 8, 1, 512, 1e-4,
              ("problem=classification", "metric=log_loss", "optimizer.differential_learning_rate_layers=[]"), 0.60,
              0.60, ("trainer",)),
-        Case("sft_bf16", "as sft, in bfloat16", "tokens", 32, 4, 1, 512, 1e-4, SFT.settings, 0.45, 0.50,
+        Case("sft_bf16", "as sft, in bfloat16", "tokens", 16, 4, 1, 512, 1e-4, SFT.settings, 0.45, 0.50,
              precision="bfloat16"),
-        Case("dpo_bf16", "as dpo, in bfloat16", "pairs", 8, 2, 3, 512, 1e-4, PAIRS, 0.38, 0.40, ("trl",),
+        Case("dpo_bf16", "as dpo, in bfloat16", "pairs", 4, 2, 3, 512, 1e-4, PAIRS, 0.38, 0.40, ("trl",),
              precision="bfloat16"),
     )
 }  # fmt: skip

@@ -19,7 +19,7 @@ STARTED = "BENCHMARK_STARTED"
 
 
 @dataclass
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """Listens to a `transformers.Trainer`.
 
     Attributes:

@@ -59,7 +59,7 @@ def _work(settings: Settings, material: Material, loader: TrainingLoader, adapte
     kind = KINDS[str(settings.problem.scores)]
     epochs = _order(loader, settings.trainer.epochs)
     trees = material.train.trees
-    knobs = settings.problem.loss.arguments
+    knobs: dict[str, Any] = dict(settings.problem.loss.arguments)
     return Work(
         kind=kind,
         base=material.checkpoint.location,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,9 +90,11 @@ def _value(key: str, text: str) -> Any:
         return words
     if key == "cold":
         return text == "true"
-    make = {"rounds": int, "threads": int, "scale": float, "data": _path, "output": _path}.get(key, str)
+    made: dict[str, Callable[[str], Any]] = {
+        "rounds": int, "threads": int, "scale": float, "data": _path, "output": _path
+    }  # fmt: skip
     try:
-        return make(text)
+        return made.get(key, str)(text)
     except ValueError as error:
         raise OptionError(f"{key}={text} is not a number.") from error
 
