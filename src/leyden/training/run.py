@@ -111,6 +111,7 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
         run.trainer.fit(run.module, datamodule=data)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock - scores.seconds
         run.seconds["train alone"] = run.history.seconds
+        run.seconds["wait for batches"] = run.history.waiting
         run.seconds["save checkpoints"] = run.checkpoints.seconds
         if run.history.shared:
             log.info("%s", shared_tokens(run.history))
