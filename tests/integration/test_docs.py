@@ -160,7 +160,9 @@ def test_snippets_of_the_experiments_count_tokens(
     names: dict[str, object] = {}
     exec(compile(code.replace('"problem=dpo"', '"problem=dpo", "backbone=tiny"'), "snippet", "exec"), names)
     assert 0 < names["shared"] < names["apart"] < names["padded"]  # type: ignore[operator]
-    small = between.replace('"dataset.data_sample=1.0"', '"dataset.data_sample=0.3", "backbone=tiny"')
+    small = between.replace(
+        '"dataset.data_sample=1.0"', '"dataset.data_sample=0.3", "tokenizer.max_length=2048", "backbone=tiny"'
+    )
     assert small != between
     exec(compile(small, "snippet", "exec"), names)
     assert 0 < names["merged"] < 0.9 * names["apart"]  # type: ignore[operator]
