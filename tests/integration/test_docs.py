@@ -157,15 +157,21 @@ def test_every_paper_of_the_code_is_listed_with_its_function(documents: dict[str
         assert callable(getattr(import_module(module), name)), path
 
 
-def test_snippet_of_the_experiments_counts_tokens(
+def test_snippets_of_the_experiments_count_tokens(
     documents: dict[str, str], code_blocks: Blocks, project_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = code_blocks(documents["docs/experiments.md"], "python")
+    code, between = code_blocks(documents["docs/experiments.md"], "python")
     assert '"dataset.data_sample=1.0"]' in code
     monkeypatch.chdir(project_root)
     names: dict[str, object] = {}
     exec(compile(code.replace('"problem=dpo"', '"problem=dpo", "backbone=tiny"'), "snippet", "exec"), names)
     assert 0 < names["shared"] < names["apart"] < names["padded"]  # type: ignore[operator]
+    small = between.replace(
+        '"dataset.data_sample=1.0"', '"dataset.data_sample=0.3", "tokenizer.max_length=2048", "backbone=tiny"'
+    )
+    assert small != between
+    exec(compile(small, "snippet", "exec"), names)
+    assert 0 < names["merged"] < 0.9 * names["apart"]  # type: ignore[operator]
 
 
 PAGES = ("docs/processes.md", "docs/sweeps.md", "docs/tracking.md")

@@ -127,7 +127,9 @@ def _plan(segments: Segments, window: int | None, element_size: int, device: tor
     inner = set(segments.parents)
     covered: set[int] = set()
     runs: list[Run] = []
-    for index, path in enumerate(paths):
+    # the longest first: what many paths share is then covered by the call that needs no mask
+    for index in sorted(range(len(paths)), key=lambda index: -_length(paths[index])):
+        path = paths[index]
         kept = tuple(span for span in path if span[0] not in covered)
         if index in inner or not kept:
             continue
