@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of the packages that a run may rest on, of those that are installed."""
     found: dict[str, str] = {}
@@ -114,6 +116,7 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+@cache
 def _commit() -> str | None:
     """The commit of the checkout that the command was run from, if it is one."""
     here = Path(__file__).resolve().parent
