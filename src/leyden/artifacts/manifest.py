@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of the packages that a run may rest on, of those that are installed."""
     found: dict[str, str] = {}
@@ -123,6 +125,7 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+@cache
 def _commit() -> str | None:
     """The commit of the checkout that the command was run from, if it is one."""
     here = Path(__file__).resolve().parent

@@ -20,6 +20,7 @@ from leyden.backbone.attention import choose_attention
 from leyden.backbone.checkpoint import Checkpoint, loading
 from leyden.backbone.heads import head_outputs
 from leyden.backbone.load import choose_dtype, load_model, weight_type
+from leyden.backbone.quantization import without_bitsandbytes
 from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
 from leyden.backbone.vocabulary import fit_vocabulary
@@ -88,7 +89,7 @@ def load_predictor(
     fit_vocabulary(base, tokenizer)
     model: nn.Module = base
     if run is not None and settings.lora is not None:
-        with loading(checkpoint, "adapter"):
+        with loading(checkpoint, "adapter"), without_bitsandbytes(base):
             model = PeftModel.from_pretrained(base, str(run / "model"))
     model = model.to(device).eval()
     attention = choose_attention(model, settings.backbone.attention_implementation)

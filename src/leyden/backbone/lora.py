@@ -15,7 +15,7 @@ from leyden.backbone.adapters import base_sums, named_config
 from leyden.backbone.freezing import chosen
 from leyden.backbone.fused_lora import fuse
 from leyden.backbone.names import HEAD_MODULES, canonical_names
-from leyden.backbone.quantization import is_quantised
+from leyden.backbone.quantization import is_quantised, without_bitsandbytes
 from leyden.settings.errors import ModelError
 from leyden.settings.model_groups import Adapter, Lora
 
@@ -106,7 +106,7 @@ def _is_transposed(model: nn.Module) -> bool:
 
 
 def _adapted(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
-    with warnings.catch_warnings():
+    with without_bitsandbytes(model), warnings.catch_warnings():
         # Said of tied modules by other names than those of Llama, although they are tied.
         warnings.filterwarnings("ignore", message="You have requested `ensure_weight_tying`")
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from peft.import_utils import is_bnb_4bit_available, is_bnb_available
 from torch import nn
 from transformers import BitsAndBytesConfig
+from transformers.utils.import_utils import is_bitsandbytes_available
 
 from leyden.settings.errors import ConfigError
 
@@ -69,6 +74,32 @@ def keep_gradients_right(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+@contextmanager
+def without_bitsandbytes(model: nn.Module) -> Iterator[None]:
+    """Have `peft` wrap a model without loading `bitsandbytes`, whose layers it looks for in every model.
+
+    Nothing changes for a model that has such layers, or once the package is loaded. Inside the block the libraries find
+    it missing; what they remember of that is forgotten at the end, so that a later model can be quantised.
+
+    Args:
+        model: before its adapter is added.
+    """
+    package, modules = "bitsandbytes", sys.modules
+    if package in modules or any(is_quantised(weight) for weight in model.parameters()):
+        yield
+        return
+    remembered = (is_bnb_available, is_bnb_4bit_available, is_bitsandbytes_available)
+    modules[package] = None  # type: ignore[assignment]  # as Python has it, an import of it fails
+    for answer in remembered:
+        answer.cache_clear()
+    try:
+        yield
+    finally:
+        del modules[package]
+        for answer in remembered:
+            answer.cache_clear()
 
 
 def is_quantised(weight: torch.Tensor) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from leyden.backbone.names import canonical_names
+from leyden.backbone.quantization import without_bitsandbytes
 from leyden.backbone.trained_weights import ADAPTER_CONFIG, PREFIX, Source, compare_adapters
 from leyden.settings.errors import ModelError
 
@@ -124,7 +125,7 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     try:
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = False
-        with warnings.catch_warnings():
+        with without_bitsandbytes(model), warnings.catch_warnings():
             # said of tied modules by other names than those of Llama, although they are tied
             warnings.filterwarnings("ignore", message="You have requested `ensure_weight_tying`")
             adapted = get_peft_model(model, config)
