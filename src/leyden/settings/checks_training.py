@@ -74,7 +74,7 @@ def training_advice(settings: Settings) -> Iterator[str]:
     workers, cores = settings.trainer.number_of_workers, available_cores()
     if workers > cores:
         yield (
-            f"trainer.number_of_workers={workers} is more than the {cores} cores of this machine, and each is a process "
+            f"trainer.number_of_workers={workers} is more than the {cores} cores of this machine; each is a process "
             "with memory of its own. Rows are tokenised before, so few are needed."
         )
     if settings.optimizer.target.startswith("schedulefree.") and not schedule.target.endswith(".constant"):
