@@ -14,12 +14,14 @@ from tests.effects.small_runs import CONF, Columns, trained
 
 from leyden.settings import checks_environment
 from leyden.settings.checks import check
+from leyden.settings.checks_training import training_advice
 from leyden.settings.command import Entry, check_command
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import parse, read
 from leyden.settings.read_predict import read_predict
 from leyden.settings.schema import PredictSettings, Settings
+from leyden.settings.sweeps import available_cores
 from leyden.training import run
 from leyden.training.devices import check_device
 from leyden.training.trainer import make_trainer
@@ -196,3 +198,10 @@ def test_x25_to_x29_keys_of_the_engine_need_their_strategy_and_a_million(key: st
     assert said([f"trainer.deepspeed.{key}=2000000"], f"trainer.deepspeed.{key} has no effect here", "auto")
     with pytest.raises(ConfigError, match="at least 1000000"):
         composed(f"trainer.deepspeed.{key}=999999")
+
+
+def test_e7_more_workers_than_cores_are_warned_about() -> None:
+    cores = available_cores()
+    (said,) = training_advice(composed(f"trainer.number_of_workers={cores + 1}"))
+    assert said.startswith(f"trainer.number_of_workers={cores + 1} is more than the {cores} cores of this machine")
+    assert not list(training_advice(composed(f"trainer.number_of_workers={cores}")))

@@ -24,7 +24,7 @@ from leyden.problem import losses
 from leyden.problem.scores import AnswerScores, Pair
 from leyden.settings.command import Entry, check_command
 from leyden.settings.composition import compose_config
-from leyden.settings.overrides import is_group, read_overrides, variants
+from leyden.settings.overrides import read_overrides, variants
 from leyden.settings.read import read
 from leyden.settings.schema import Settings
 
@@ -202,13 +202,10 @@ def test_every_setting_between_words_composes(page: str, documents: dict[str, st
     codes = [shlex.split(code) for code in re.findall(r"`([^`\n]+)`", words)]
     settings = [code for code in codes if all(re.match(r"[a-z][\w./]*=.", word) for word in code)]
     assert len(settings) >= 3
-    names = {"mode=offline": "logger.wandb.mode=offline"}  # said beside the key
-    written = [names.get(word, word) for code in settings for word in code]
-    kept = variants(read_overrides(written)[0])[0]  # of a space that is searched, its first value
-    groups = [word for word in kept if is_group([project_root / "conf"], word.split("=")[0])]
+    whole = {"mode=offline": "logger.wandb.mode=offline logger=wandb"}  # said beside its key
     with initialize_config_dir(str(project_root / "conf"), version_base="1.3"):
-        for group in dict.fromkeys(groups):  # each choice in its turn
-            compose("train", [*BASES.get(page, []), group], return_hydra_config=True)
-        rest = {word.split("=")[0]: word for word in kept if word not in groups}
-        extra = ["logger=wandb"] if "logger.wandb.mode" in rest else []
-        compose("train", [*BASES.get(page, []), *extra, *rest.values()], return_hydra_config=True)
+        for code in dict.fromkeys(" ".join(code) for code in settings):
+            written, faults = read_overrides(whole.get(code, code).split())
+            assert not faults
+            first = variants(written)[0]  # of a space that is searched, its first value
+            compose("train", [*BASES.get(page, []), *first], return_hydra_config=True)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from leyden.settings.config_files import definition
 from leyden.settings.model_groups import Adapter, Lora
 from leyden.settings.schema import Settings
+from leyden.settings.sweeps import available_cores
 from leyden.settings.training_groups import Schedule
 from leyden.settings.wording import show
 
@@ -69,6 +70,12 @@ def training_advice(settings: Settings) -> Iterator[str]:
         yield (
             f"schedule.warmup_epochs={schedule.warmup_epochs} is as long as the training (trainer.epochs={epochs}); "
             "the peak learning rate is never reached."
+        )
+    workers, cores = settings.trainer.number_of_workers, available_cores()
+    if workers > cores:
+        yield (
+            f"trainer.number_of_workers={workers} is more than the {cores} cores of this machine; each is a process "
+            "with memory of its own. Rows are tokenised before, so few are needed."
         )
     if settings.optimizer.target.startswith("schedulefree.") and not schedule.target.endswith(".constant"):
         yield (
