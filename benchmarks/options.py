@@ -73,9 +73,10 @@ def checked(options: Options) -> Options:
         raise OptionError(
             f"rounds={options.rounds} threads={options.threads} scale={options.scale}: each must be above 0."
         )
-    if "trl" in options.arm and find_spec("trl") is None:
+    wanted = [arm for arm in options.arm if arm.startswith("trl")]
+    if wanted and find_spec("trl") is None:
         raise OptionError(
-            "arm=trl: TRL is not installed. Run it as `make benchmark`, or leave it out: arm=leyden,trainer."
+            f"arm={wanted[0]}: TRL is not installed. Run it as `make benchmark`, or leave it out: arm=leyden,trainer."
         )
     return options
 

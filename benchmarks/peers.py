@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,10 @@ def load_tokenizer(work: Work) -> PreTrainedTokenizerBase:
 
 def run_peer(work: Work, arm: str) -> Result:
     """Train one peer and measure it."""
-    if arm == "trl":
-        from benchmarks.trl_arm import make_trl as make
+    if arm.startswith("trl"):
+        from benchmarks.trl_arm import make_trl
+
+        make: Callable[..., Any] = partial(make_trl, flat=arm == "trl_flat")
     else:
         from benchmarks.trainer_arm import make_trainer as make
     clock = Clock()

@@ -15,7 +15,7 @@ from benchmarks.options import Options
 from benchmarks.result import Result
 from benchmarks.rounds import CaseRun
 
-NAMES = {"trl": "TRL", "trainer": "Trainer", "leyden": "Leyden"}
+NAMES = {"trl": "TRL", "trl_flat": "TRL, padding-free", "trainer": "Trainer", "leyden": "Leyden"}
 START, END = "<!-- benchmark: start -->", "<!-- benchmark: end -->"
 
 

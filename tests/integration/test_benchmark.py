@@ -52,7 +52,7 @@ def exported(name: str, folder: Path, scale: float) -> tuple[Work, list[str]]:
 def sft(tmp_path_factory: pytest.TempPathFactory, run_here: Cli) -> SimpleNamespace:
     """Eight rows in two updates, by Leyden and by the plain Trainer."""
     folder = tmp_path_factory.mktemp("sft")
-    work, settings = exported("sft", folder, 0.25)
+    work, settings = exported("sft", folder, 0.5)
     begun = time.time()
     done = run_here(["train.py", *settings])
     assert done.returncode == 0, done.stderr
@@ -95,12 +95,12 @@ def test_every_arm_measures_itself(sft: SimpleNamespace) -> None:
 
 @trl
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_trl_agrees(name: str, tmp_path: Path, run_here: Cli) -> None:
+@pytest.mark.parametrize(("name", "arm"), [("sft", "trl"), ("chained", "trl_flat"), ("dpo", "trl")])
+def test_trl_agrees(name: str, arm: str, tmp_path: Path, run_here: Cli) -> None:
     work, settings = exported(name, tmp_path, 0.5)
     begun = time.time()
     assert run_here(["train.py", *settings]).returncode == 0
-    found = run_peer(work, "trl")
+    found = run_peer(work, arm)
     assert (found.reference_seconds > 0) is (name == "dpo")
     assert check_agreement([read_run(tmp_path / "run", begun), found], "float32", work.kind) < 1e-3
 
