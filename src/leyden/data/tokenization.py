@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import tempfile
 import zlib
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import tokenizers
@@ -19,6 +18,7 @@ import transformers
 from numpy.typing import NDArray
 
 from leyden.data.cache import cached_folder, content_key
+from leyden.data.texts import Texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -163,25 +163,31 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _key(columns: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> str:
-    digest = hashlib.sha256()
-    for name, texts in columns.items():
-        digest.update(f"{name}:{len(texts)}\0".encode())
-        for text in texts:
-            raw = text.encode("utf-8", "surrogatepass")
-            digest.update(len(raw).to_bytes(8, "little") + raw)
-    return content_key(FORMAT, digest.hexdigest(), tokenizer_key(tokenizer))
+    digests = [(name, Texts.of(texts).digest()) for name, texts in columns.items()]
+    return content_key(FORMAT, digests, tokenizer_key(tokenizer))
 
 
 def _write(folder: Path, name: str, chunks: Iterable[list[list[int]]]) -> list[int]:
-    """Write a column; return the checksums of its two files."""
-    lengths, values = [0], [np.empty(0, dtype=np.int32)]
-    for rows in chunks:
-        lengths += [len(row) for row in rows]
-        values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows))))
-    column = TokenColumn(np.concatenate(values), np.cumsum(lengths, dtype=np.int64))
-    np.save(folder / f"{name}.values.npy", column.values)
-    np.save(folder / f"{name}.offsets.npy", column.offsets)
-    return column.checksums()
+    """Write a column, one chunk at a time; return the checksums of its two files."""
+    lengths, total, checksum = [np.zeros(1, dtype=np.int64)], 0, zlib.crc32(b"")
+    with (folder / f"{name}.values.npy").open("wb") as file:
+        _head(file, total)
+        for rows in chunks:
+            lengths.append(np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))
+            values = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(lengths[-1].sum()))
+            file.write(values.data)
+            total, checksum = total + len(values), zlib.crc32(values.data, checksum)
+        _head(file, total)
+    offsets = np.cumsum(np.concatenate(lengths))
+    np.save(folder / f"{name}.offsets.npy", offsets)
+    return [checksum, zlib.crc32(offsets.data)]
+
+
+def _head(file: BinaryIO, size: int) -> None:
+    """The head of a .npy file; that of another size is as long."""
+    file.seek(0)
+    head = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": (size,)}
+    np.lib.format.write_array_header_1_0(file, head)
 
 
 def _open(folder: Path, name: str, *, memory_map: bool) -> TokenColumn:
