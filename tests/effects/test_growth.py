@@ -178,6 +178,14 @@ def test_python_objects_do_not_grow_with_the_texts(
     assert many[1] < 2 * many[2]
 
 
+@pytest.mark.parametrize("length", ["64", "96", "512"])
+@pytest.mark.parametrize("more", ["dataset.system_column=p", "dataset.limit_chained_samples=false"])
+def test_the_longest_prompt_is_found_without_writing_out_all(tmp_path: Path, length: str, more: str) -> None:
+    trees = prepare(small(tmp_path, f"tokenizer.max_length={length}", more)).train.trees
+    prompts = [len(trees.conversation(sample, answered=False).history) for sample in range(len(trees))]
+    assert trees.longest_prompt() == max(prompts) > 0
+
+
 def test_arrays_read_as_the_lists_they_equal() -> None:
     numbers, ragged, places = Integers([3, 1, 2]), Ragged.of([(1,), (2, 3), ()]), Places([None, 0, 2])
     assert (numbers, numbers + [5], numbers[1:], numbers[-1]) == ([3, 1, 2], (3, 1, 2, 5), [1, 2], 2)

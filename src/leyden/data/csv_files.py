@@ -6,8 +6,9 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from itertools import islice
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 BLOCK = 10_000  # rows that are Python objects at a time
 
 
-def read_csv(file: BinaryIO, source: str) -> Rows:
+def read_csv(file: BufferedReader, source: str) -> Rows:
     """The rows of a csv file, each with the line on which it starts; an empty cell is missing.
 
     Raises:

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def listed(unit: str, numbers: Sequence[object]) -> str:
 
 
 @contextmanager
-def opened(path: Path, source: str) -> Iterator[BinaryIO]:
+def opened(path: Path, source: str) -> Iterator[BufferedReader]:
     """A file to read; whatever the system says while it is read is reported as its fault.
 
     Args:

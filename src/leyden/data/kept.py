@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import pickle
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -13,13 +12,12 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 import pyarrow as pa
 
-from leyden.data.cache import cached_folder
+from leyden.data.cache import cached_folder, checksum
 
 Kept = TypeVar("Kept")
 
 OBJECT, ARRAYS, INDEX = "object.pickle", "arrays.bin", "index.json"
 ALIGNED = 64  # bytes; what Arrow asks for
-BLOCK = 1 << 20
 
 
 def kept(kind: str, key: str, make: Callable[[], Kept]) -> tuple[Kept, bool]:
@@ -60,7 +58,7 @@ def _write(folder: Path, content: object) -> None:
                 written[memory] = file.tell()
                 file.write(view)
             places.append((written[memory], view.nbytes))
-    sums = [_checksum(folder / name) for name in (OBJECT, ARRAYS)]
+    sums = [checksum(folder / name) for name in (OBJECT, ARRAYS)]
     (folder / INDEX).write_text(json.dumps({"places": places, "checksums": sums}), encoding="utf-8")
 
 
@@ -81,15 +79,6 @@ def _sound(folder: Path) -> bool:
     """Whether the files hold what was written to them."""
     try:
         sums = json.loads((folder / INDEX).read_text(encoding="utf-8"))["checksums"]
-        return [_checksum(folder / name) for name in (OBJECT, ARRAYS)] == list(sums)
+        return [checksum(folder / name) for name in (OBJECT, ARRAYS)] == list(sums)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _checksum(path: Path) -> int:
-    """CRC-32 of a file, read block by block, so that it does not fill the memory."""
-    total, block = 0, bytearray(BLOCK)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(block):
-            total = zlib.crc32(memoryview(block)[:size], total)
-    return total

@@ -9,9 +9,10 @@ import mmap
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,14 +44,14 @@ def read_file(path: Path, source: str) -> tuple[*Rows, File]:
     return frame, lines, File(path, kind, sha256)
 
 
-def hash_of(file: BinaryIO) -> str:
+def hash_of(file: BufferedReader) -> str:
     """SHA-256 of a file's bytes; it is read from its start afterwards."""
     found = hashlib.file_digest(file, "sha256").hexdigest()
     file.seek(0)
     return found
 
 
-def _parquet(file: BinaryIO, source: str) -> Rows:
+def _parquet(file: BufferedReader, source: str) -> Rows:
     try:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.read(1) else b""
         table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content))).read()
@@ -115,7 +116,7 @@ def _json_object(line: str) -> dict[str, Any]:
     return cells
 
 
-def _json_lines(file: BinaryIO, source: str) -> Rows:
+def _json_lines(file: BufferedReader, source: str) -> Rows:
     text = io.TextIOWrapper(file, encoding="utf-8", newline=None)  # not splitlines(): U+2028 may stand inside a text
     lines: list[int] = []
     columns: dict[str, list[pa.Array | list[Any]]] = {}
@@ -169,7 +170,7 @@ def _column(blocks: list[pa.Array | list[Any]]) -> pd.Series:
     return pd.Series(cells, dtype=object)
 
 
-READERS: dict[str, tuple[Kind, Callable[[BinaryIO, str], Rows]]]
+READERS: dict[str, tuple[Kind, Callable[[BufferedReader, str], Rows]]]
 READERS = {
     ".csv": ("csv", read_csv),
     ".parquet": ("parquet", _parquet),

@@ -179,7 +179,7 @@ def read_table(path: str | Path, setting: str = "dataset.train_dataframe") -> Ta
         table = Table(path, frame, range(1, len(frame) + 1), (file,), notes=notes)
     elif suffix in READERS:
         frame, lines, file = read_file(path, source)
-        table = Table(path, frame, lines, (file,))
+        table = Table(path, frame, Integers(lines), (file,))
     elif suffix in TEXT_ENDINGS or is_folder(path):
         frame, files, notes = read_text_files(path, source)
         table = Table(path, frame, [1] * len(frame), files, range(len(frame)), notes)

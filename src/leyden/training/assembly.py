@@ -54,7 +54,9 @@ def load_backbone(
     model, base = load_start(settings, material, weight_type(dtype, settings.trainer.precision), folder)
     if warning := check_positions(model, settings.tokenizer.max_length):
         log.warning("%s", warning)
-    if material.problem.generates and (warning := check_room(model, _longest_prompt(material), settings.generation)):
+    if material.problem.generates and (
+        warning := check_room(model, material.validation.trees.longest_prompt(), settings.generation)
+    ):
         log.warning("%s", warning)
     freeze_layers(model, settings.backbone.freeze_layers)
     backbone = add_adapter(model, settings.lora, base, head.task)
@@ -69,11 +71,6 @@ def load_backbone(
         compile_layers(backbone)
         log.info("The layers are compiled when they are first used; text is generated without it.")
     return backbone.train(), dtype, attention
-
-
-def _longest_prompt(material: Material) -> int:
-    trees = material.validation.trees
-    return max(len(trees.conversation(sample, answered=False).history) for sample in range(len(trees)))
 
 
 def make_data(settings: Settings, material: Material, collator: Collator) -> TreeDataModule:
