@@ -63,6 +63,8 @@ def read_parts(dataset: Dataset, targets: Targets = "text", num_classes: int | N
     chained = dataset.parent_id_column is not None or dataset.format in ("messages", "preferences")
     train, validation = _read_sources(dataset, targets, num_classes)
     notes: list[str] = []
+    train_rows: Rows
+    validation_rows: Rows
     if train is not validation:
         train_rows, validation_rows = range(len(train.table)), range(len(validation.table))
     else:
