@@ -16,9 +16,10 @@ REQUIREMENTS := pyproject.toml constraints.txt
 CORE := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 LINT := $(VENV)/.installed-lint
+BENCHMARK := $(VENV)/.installed-benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test quick check format docs clean
+.PHONY: help install train test quick check format docs benchmark clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ format: $(LINT)  ## Format the code and sort its imports
 docs: $(CORE)  ## Write docs/settings.md
 	$(RUN) -m leyden.settings_page
 
+benchmark: $(BENCHMARK)  ## Measure time and memory against TRL and transformers.Trainer; options in ARGS="case=sft rounds=1"
+	$(RUN) -m benchmarks $(ARGS)
+
 clean:  ## Remove caches and build leftovers; keeps .venv and outputs
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
@@ -71,4 +75,8 @@ $(TEST): $(CORE)
 
 $(LINT): $(CORE)
 	$(INSTALL) --editable '.[lint]'
+	@touch $@
+
+$(BENCHMARK): $(CORE)
+	$(INSTALL) --editable '.[benchmark]'
 	@touch $@

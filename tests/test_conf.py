@@ -142,29 +142,47 @@ def tree_of(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
+def faults_of(base: dict[str, Any], parts: dict[str, Any]) -> list[str]:
+    """Faults of a tree with these groups instead; what a strategy wants that is set apart from them does not count."""
+    settings = Settings.model_validate({**base, **parts})
+    plain = settings.trainer.strategy in ("auto", "ddp")
+    return [fault for fault in check(settings) if plain or not APART.match(fault)]
+
+
 def test_all_choices_go_together() -> None:
-    """Every pair of choices of two groups, as trees: composing every combination would take minutes."""
+    """Every pair of choices of two groups, as trees: composing every combination would take minutes.
+
+    A loss is a choice too. One that fits meets each choice of each other group; the first that fits meets all pairs.
+    """
     groups = {group: choices_of([CONF], group) for group in ("lora", "optimizer", "schedule", "trainer", "checkpoint")}
-    count = 0
+    count, met = 0, set()
     for problem in choices_of([CONF], "problem"):
         chosen = ["backbone=tiny", f"problem={problem}"]
         trees = {
-            group: [tree_of(composed(*chosen, f"{group}={name}"))[group] for name in names]
+            group: {name: tree_of(composed(*chosen, f"{group}={name}"))[group] for name in names}
             for group, names in groups.items()
         }
+        default = tree_of(composed(*chosen))
+        pairs = [
+            {one: first, two: second}
+            for one, two in itertools.combinations(trees, 2)
+            for first, second in itertools.product(trees[one].values(), trees[two].values())
+        ]
+        for parts in pairs:
+            assert not faults_of(default, parts), (problem, parts)
+            count += 1
         for loss in choices_of([CONF], "problem/loss"):
             base = tree_of(composed(*chosen, f"problem/loss={loss}"))
             fits = base["problem"]["scores"] == base["problem"]["loss"]["scores"]
-            pairs = itertools.combinations(trees, 2) if fits else [("lora", "checkpoint")]
-            for one, two in pairs:
-                for parts in itertools.product(trees[one], trees[two]):
-                    settings = Settings.model_validate({**base, **dict(zip((one, two), parts, strict=True))})
-                    plain = settings.trainer.strategy in ("auto", "ddp")
-                    faults = [fault for fault in check(settings) if plain or not APART.match(fault)]
-                    assert len(faults) == (not fits), (problem, loss, parts, faults)
-                    assert all("problem/loss" in fault for fault in faults), (problem, loss, parts, faults)
-                    count += 1
-    assert count >= 2 * 8 * 4 * 3 * 4
+            for group, name in ((group, name) for group, names in groups.items() for name in names):
+                faults = faults_of(base, {group: trees[group][name]})
+                assert len(faults) == (not fits), (problem, loss, group, name, faults)
+                assert all("problem/loss" in fault for fault in faults), (problem, loss, group, name, faults)
+                met.add((problem, loss, group, name))
+    single, losses = sum(map(len, groups.values())), choices_of([CONF], "problem/loss")
+    assert len(met) == len(choices_of([CONF], "problem")) * len(losses) * single
+    assert count == len(choices_of([CONF], "problem")) * len(pairs)
+    assert len(pairs) >= 6 * 4 * 3
 
 
 @pytest.mark.parametrize("file", [file for file in PARTS if "_target_" in file.read_text(encoding="utf-8")], ids=str)

@@ -52,11 +52,11 @@ class Loaded:
         loader = self.data.train_dataloader()
         found: list[Batch] = []
         for _ in range(epoch + 1):
-            found = list(loader)
+            found = [batch for passes in loader for batch in passes]
         return found
 
     def validation(self) -> list[Batch]:
-        return list(self.data.val_dataloader())
+        return [batch for passes in self.data.val_dataloader() for batch in passes]
 
     def texts(self, epoch: int = 0) -> dict[int, str]:
         """What the model reads of each training sample, decoded."""

@@ -21,6 +21,7 @@ from leyden.settings.errors import ConfigError, DataError
 from leyden.settings.read import dump, read
 from leyden.settings.schema import Settings
 from leyden.training.assembly import load_backbone, make_data
+from leyden.training.prepare import prepare
 
 END = "<|im_end|>"
 CHAIN: Columns = {
@@ -231,6 +232,32 @@ def test_d9_x4_x7_a_chain_is_one_sample_or_one_per_row(tmp_path: Path) -> None:
         settings_of(tmp_path, CHAIN, *PAIRS, *PARENT, "dataset.limit_chained_samples=false")
 
 
+def test_samples_of_one_conversation_share_a_batch_unless_they_are_drawn_apart(tmp_path: Path) -> None:
+    rows = range(24)  # eight conversations of three turns
+    table = {
+        "id": [*rows],
+        "parent": [row - 1 if row % 3 else None for row in rows],
+        "p": [f"prompt {row // 3} {row % 3}" for row in rows],
+        "a": [f"answer {row}" for row in rows],
+    }
+    every = [*PARENT, "dataset.limit_chained_samples=false", "trainer.batch_size=3"]
+    shared = []
+    for choice in ("true", "false"):
+        settings = settings_of(tmp_path, table, *every, f"dataset.group_conversations={choice}")
+        data = make_data(settings, prepare(settings), Collator("packed", 257))
+        batches = list(data.train_dataloader())
+        shared.append(sum(batch.num_shared for batch in batches))
+        assert sum(batch.num_tokens for batch in batches) + shared[-1] == data.train.fit.tokens
+    assert 2.5 * shared[1] < shared[0] <= data.train.fit.tokens / 2
+    run = trained(tmp_path, table, *every, "trainer.epochs=1", "lora=none", "trainer.batch_size=6")
+    counted = json.loads((run / "manifest.json").read_text())["training_tokens"]
+    assert counted["shared"] >= shared[0]
+    assert sum(counted.values()) == data.train.fit.tokens
+    assert f"{counted['shared']:,} of {data.train.fit.tokens:,} training tokens (" in (run / "train.log").read_text()
+    with pytest.raises(ConfigError, match="group_conversations has no effect"):
+        settings_of(tmp_path, table, explicit=frozenset({"dataset.group_conversations"}))
+
+
 def test_d10_d11_markers_stand_in_every_turn_and_unicode_survives(tmp_path: Path) -> None:
     own = ["dataset.text_prompt_start='质'", r"dataset.text_answer_separator='\n答\n'"]
     found = written(tmp_path, *PARENT, *own)
@@ -332,7 +359,7 @@ def test_x17_r7_an_incomplete_last_batch(tmp_path: Path, drop: bool, sizes: list
     from leyden.training.prepare import prepare
 
     data = make_data(settings, prepare(settings), Collator("packed", 257))
-    assert [len(batch.samples) for batch in data.train_dataloader()] == sizes
+    assert [sum(len(part.samples) for part in batch) for batch in data.train_dataloader()] == sizes
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.7])

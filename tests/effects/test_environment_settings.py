@@ -117,7 +117,7 @@ class _Activations(Callback):
         self.types: set[torch.dtype] = set()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        layer = next(module for module in pl_module.modules() if isinstance(module, torch.nn.Linear))
+        layer = next(module for module in pl_module.modules() if hasattr(module, "in_features"))
         layer.register_forward_hook(self.note)
 
     def note(self, module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ from tests.effects.small_runs import settings_of
 from leyden.data import csv_files, texts
 from leyden.data.dataset import TreeDataset
 from leyden.data.integers import Integers, Places, Ragged
+from leyden.data.longest_prompt import longest_prompt
 from leyden.data.overlap import overlap
 from leyden.data.rows import read_parts
 from leyden.data.texts import Texts
@@ -183,7 +184,7 @@ def test_python_objects_do_not_grow_with_the_texts(
 def test_the_longest_prompt_is_found_without_writing_out_all(tmp_path: Path, length: str, more: str) -> None:
     trees = prepare(small(tmp_path, f"tokenizer.max_length={length}", more)).train.trees
     prompts = [len(trees.conversation(sample, answered=False).history) for sample in range(len(trees))]
-    assert trees.longest_prompt() == max(prompts) > 0
+    assert longest_prompt(trees) == max(prompts) > 0
 
 
 def test_arrays_read_as_the_lists_they_equal() -> None:

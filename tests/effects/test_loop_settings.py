@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +18,10 @@ from safetensors.torch import load_file
 from tests.effects.small_runs import Columns, material_of, settings_of, trained, write_table
 from transformers import AutoTokenizer
 
+from leyden.artifacts.export import check_disk, checkpoint_bytes
 from leyden.artifacts.job import run_job
 from leyden.settings.errors import ConfigError, DataError
-from leyden.training.finders import rate_curve, suggestion
+from leyden.training.finders import memory_gib, rate_curve, suggestion
 
 ROWS = 12
 TABLE: Columns = {"p": [f"question {row}" for row in range(ROWS)], "a": [f"answer {row * 7}" for row in range(ROWS)]}
@@ -204,6 +207,38 @@ def test_r23_a_size_budget_deletes_the_oldest_and_never_the_newest(
     assert "it stays" in (none / "train.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "models"),
+    [
+        (["trainer.epochs=0"], 0),
+        ([], 3),  # of one evaluation: weights and twice as much of the optimizer
+        (["trainer.epochs=3"], 6),  # the next beside the last
+        (["trainer.epochs=5", "checkpoint=best"], 9),  # beside the best too
+        (["trainer.epochs=2", "trainer.evaluation_epochs=0.5", "checkpoint=each_evaluation_epoch"], 16),
+        (["trainer.evaluation_epochs=0.001", "checkpoint=each_evaluation_epoch"], 24),  # after each of six updates
+        (["trainer.epochs=99", "checkpoint=each_evaluation_epoch", f"checkpoint.max_gib={10 * 2.0**-30}"], 14),
+    ],
+)
+def test_r23_the_disk_has_to_hold_the_checkpoints_of_the_policy(
+    overrides: list[str], models: int, tmp_path: Path
+) -> None:
+    assert checkpoint_bytes(settings_of(tmp_path, TABLE, "lora=none", *overrides), 1, ROWS) == models
+
+
+def test_r23_a_disk_that_holds_the_model_alone_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: (2**40, 2**40, 200 * 2**20))
+    material = material_of(tmp_path, TABLE)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    with (weights / "model.safetensors").open("wb") as file:
+        file.truncate(100 * 2**20)
+    material = replace(material, checkpoint=replace(material.checkpoint, name=str(weights)))
+    check_disk(settings_of(tmp_path, TABLE, "lora=lora"), material, tmp_path)
+    check_disk(settings_of(tmp_path, TABLE, "lora=none", "trainer.epochs=0"), material, tmp_path)
+    with pytest.raises(ConfigError, match="model and checkpoints need about 464 MiB on disk, and 200 MiB are free"):
+        check_disk(settings_of(tmp_path, TABLE, "lora=none"), material, tmp_path)
+
+
 def test_r23_disable_saves_nothing(tmp_path: Path) -> None:
     run = trained(tmp_path, TABLE, *LOOP, "checkpoint=disable")
     assert not (run / "checkpoints").exists()
@@ -266,6 +301,29 @@ def test_auto_finds_a_rate_and_a_batch_size_and_leaves_the_weights_alone(tmp_pat
         assert numbers(found, name) == numbers(same, name)
     for name, weight in adapter(same / "model").items():
         assert torch.equal(adapter(found / "model")[name], weight)
+
+
+def test_a_range_test_goes_on_over_updates_that_weigh_nothing(tmp_path: Path) -> None:
+    rows = {**TABLE, "w": [1.0, 0.0, 0.0] * 4}
+    run = trained(tmp_path, rows, "optimizer.learning_rate=auto", "dataset.weight_column=w", "trainer.batch_size=1",
+                  "lora=none", "checkpoint=disable")  # fmt: skip
+    effective = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["effective"]
+    assert effective["optimizer.learning_rate"]["effective"] > 1e-6
+
+
+def test_a_range_test_that_goes_wrong_speaks_of_itself_whatever_a_run_would_bear(tmp_path: Path) -> None:
+    rows = {"p": TABLE["p"], "a": [1e30] * ROWS}
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rate=auto: the loss did not fall in the 0 updates"):
+        trained(tmp_path, rows, "problem=regression", "problem.standardize=false", "optimizer.learning_rate=auto",
+                "trainer.max_bad_steps=1", "trainer.evaluate_before_training=false")  # fmt: skip
+
+
+def test_the_memory_of_a_container_is_what_it_may_use(tmp_path: Path) -> None:
+    none, some = tmp_path / "none", tmp_path / "some"
+    none.write_text("max\n")
+    some.write_text(f"{2**29}\n")
+    assert memory_gib([none, tmp_path / "missing"]) == memory_gib([]) > 1
+    assert memory_gib([none, some]) == 0.5
 
 
 def test_the_rate_is_where_the_loss_falls_fastest() -> None:

@@ -289,6 +289,19 @@ def test_an_adapter_whose_config_the_library_would_not_read_back_is_refused() ->
         add_adapter(tiny_model("llama"), Adapter.model_validate(values), "the-base")
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"_target_": "peft.OFTConfig", "oft_block_size": 7}, "Invalid `oft_block_size`"),  # peft takes another one
+        ({"_target_": "peft.VeraConfig", "r": 0}, "cannot be put on this model: float division by zero"),
+    ],
+)
+def test_what_peft_would_replace_or_stumble_over_is_refused(values: dict[str, Any], words: str) -> None:
+    settings = Adapter.model_validate({"target_modules": None, "unfreeze_layers": [], **values})
+    with pytest.raises(ModelError, match=words):
+        add_adapter(tiny_model("llama"), settings, "the-base")
+
+
 def test_weights_that_an_adapter_would_untie_and_models_it_does_not_fit_are_refused() -> None:
     with pytest.raises(ModelError, match="several modules share"):
         adapted("lora=ia3", "lora.unfreeze_layers=[embed]", architecture="gemma")

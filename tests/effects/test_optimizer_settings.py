@@ -124,6 +124,11 @@ def test_r2_any_class_of_torch_works_by_its_dotted_path(tmp_path: Path) -> None:
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.eps"], "optimizer: LBFGS"),
         (["optimizer._target_=torch.optim.Nix"], "optimizer._target_='torch.optim.Nix' cannot be imported"),
         (["optimizer._target_=builtins.dict"], "optimizer._target_='builtins.dict' is no optimizer"),
+        (["+optimizer.lr=1e-3"], "optimizer.lr is filled by optimizer.learning_rate. Leave it out."),
+        (["+optimizer.params=3"], "optimizer.params is filled by the weights that are trained"),
+        (["optimizer._target_=torch.optim.SparseAdam"], "optimizer: SparseAdam does not support dense gradients"),
+        (["optimizer._target_=torch.optim.Muon"], "moves matrices alone. Use optimizer=muon."),
+        (["optimizer.betas=0.9"], "optimizer: .*with values that it takes"),
         (["optimizer=muon", "optimizer.adjust_lr_fn=mine"], "Adjust learning rate function mine is not supported"),
     ],
 )

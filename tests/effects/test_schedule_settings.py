@@ -228,6 +228,39 @@ def test_r9_a_saved_schedule_goes_on_exactly(name: str, tmp_path: Path) -> None:
         go(again, 1)
 
 
+def test_r9_a_cycle_shorter_than_the_run_ends_it_before_the_first_update() -> None:
+    cycle = Schedule.model_validate(
+        {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "warmup_epochs": 0.1, "max_lr": 1.0, "total_steps": 89}
+    )
+    assert Plan(cycle, "min", 99, 99)(two_groups(partial(SGD, momentum=0.9)))
+    with pytest.raises(ConfigError, match=r"89 updates .* fewer than the 90 of this run. Set schedule.total_steps=up"):
+        Plan(cycle, "min", 100, 100)(two_groups(partial(SGD, momentum=0.9)))
+
+
+def test_r9_a_cycle_up_to_a_rate_that_is_found_goes_up_to_it(tmp_path: Path) -> None:
+    rates = ["schedule=one_cycle", "optimizer.learning_rate=auto"]
+    settings = settings_of(tmp_path, ROWS, *rates)
+    assert material_of(tmp_path, ROWS, *rates)  # nothing is refused before the rate is known
+    optimizer = two_groups(partial(SGD, momentum=0.9))
+    peak = optimizer.defaults["lr"]
+    schedule = Plan(settings.schedule, "min", 100, 100)(optimizer)
+    seen = []
+    for _ in range(100):
+        seen.append(optimizer.param_groups[0]["lr"])
+        schedule.step()
+    assert seen[0] == pytest.approx(peak / 25)
+    assert max(seen) == pytest.approx(peak, rel=1e-3)
+
+
+def test_r9_a_curve_that_returns_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="returned 'x', and a curve returns a number"):
+        material_of(tmp_path, ROWS, f"schedule._target_={__name__}.text_curve")
+
+
+def text_curve(step: int, *, total: int, warmup: float, floor: float) -> str:  # noqa: ARG001
+    return "x"
+
+
 @pytest.mark.parametrize(
     ("overrides", "fault"),
     [
@@ -237,6 +270,13 @@ def test_r9_a_saved_schedule_goes_on_exactly(name: str, tmp_path: Path) -> None:
         (["schedule._target_=torch.optim.lr_scheduler.SequentialLR"], "schedule: .*missing"),
         (["schedule=plateau", "+schedule.mode=max"], "schedule.mode has no effect: the first metric says"),
         (["schedule=wsd", "+schedule.speed=1"], "schedule.speed: wsd has no such argument"),
+        (["+schedule.total=5"], "schedule.total is filled by the updates of the run. Leave it out."),
+        (["+schedule.step=5"], "schedule.step is filled by the updates done"),
+        (["schedule=one_cycle", "+schedule.last_epoch=3"], "schedule.last_epoch is filled by the updates done"),
+        (["schedule=wsd", "schedule.decay_share=0"], "schedule: decay_share=0, and it must be above 0, at most 1"),
+        (["schedule=wsd", "schedule.decay_share=abc"], "schedule: .*leyden.training.schedule.wsd"),
+        (["schedule._target_=torch.optim.lr_scheduler.StepLR", "+schedule.step_size=0"], "ZeroDivisionError"),
+        (["schedule=one_cycle", "schedule.total_steps=5"], "schedule.total_steps: 5 updates .* fewer than the 10"),
         (["schedule._target_=math.floor"], "schedule.total: floor has no such argument"),
         (["schedule._target_=torch.optim.lr_scheduler.Nix"], "cannot be imported"),
         (["schedule._target_=math.pi"], "is no curve and no scheduler"),

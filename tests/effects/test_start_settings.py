@@ -160,6 +160,10 @@ def test_a4_weights_of_something_else_are_refused(sources: dict[tuple[str, str],
         settings = settings_of(tmp_path, COLUMNS, f"backbone.pretrained_weights={tmp_path}/{name}.safetensors")
         with pytest.raises(ModelError, match=words):
             load_backbone(settings, prepare(settings))
+    other = sources["causal_lm", "lora"]
+    settings = settings_of(tmp_path, COLUMNS, f"backbone.pretrained_weights={other}", "lora.r=3")
+    with pytest.raises(ModelError, match=r"have another shape, such as .*lora_A.*, here \[3, 64\]. Name .* and rank"):
+        load_backbone(settings, prepare(settings))
     alone = tmp_path / "adapter.safetensors"
     shutil.copy(sources["causal_lm", "lora"] / "model" / "adapter_model.safetensors", alone)
     settings = settings_of(tmp_path, COLUMNS, "lora=none", f"backbone.pretrained_weights={alone}")

@@ -28,7 +28,10 @@ def loaders(folder: Path, columns: Columns, *overrides: str) -> tuple[Any, Any]:
     material = prepare(settings)
     backbone, _, attention = load_backbone(settings, material)
     data = make_data(settings, material, make_collator(settings, material.tokenizer, backbone, attention))
-    return list(data.train_dataloader()), list(data.val_dataloader())
+    train, validation = (
+        [part for batch in loader for part in batch] for loader in (data.train_dataloader(), data.val_dataloader())
+    )
+    return train, validation
 
 
 @pytest.mark.parametrize("problem", ["causal_lm", "dpo", "seq2seq", "classification"])

@@ -37,6 +37,7 @@ RARE: dict[str, list[Any]] = {
     "dataset.weight_column": ["w", "w", "n", "p", "nowhere"],
     "dataset.rejected_prompt_column": ["q", "p", "nowhere"],
     "dataset.limit_chained_samples": [False],
+    "dataset.group_conversations": [False],
     "dataset.mask_prompt_labels": [False],
     "dataset.only_last_answer": [True],
     "dataset.chat_template": [True],
@@ -73,13 +74,53 @@ RARE: dict[str, list[Any]] = {
     "backbone.attention_implementation": ["dense", "sdpa", "eager", "segments"],
     "backbone.gradient_checkpointing": [True],
     "backbone.name": [f"tiny:{name}" for name in ("gpt2", "opt", "gemma2", "qwen3", "phi", "t5", "llama")],
-    "lora": [None],
     "lora.use_dora": [True],
     "lora.unfreeze_layers": [["embed"], ["nowhere"]],
     "trainer.precision": ["bf16-true", "bf16-mixed", "64-true"],
     "cache": ["off"],
     "seed": [-1, 3],
 }
+TRAINING: dict[str, list[Any]] = {  # how it is trained, whatever the table
+    "optimizer.learning_rate": [1e-6, 1.0, "auto"],
+    "optimizer.weight_decay": [0.1],
+    "optimizer.differential_learning_rate_layers": [["embed"], ["lora"], ["score", "lora"], ["nowhere"], []],
+    "schedule.warmup_epochs": [0.1, 1.0, 7.0],
+    "schedule.min_learning_rate_ratio": [0.1],
+    "trainer.batch_size": [1, 3, "auto"],
+    "trainer.grad_accumulation": [2, 5, 100],
+    "trainer.gradient_clip": [0.0, 0.01],
+    "trainer.epochs": [0, 2, 3],
+    "trainer.evaluation_epochs": [0.01, 0.3, 1.5, 9.0],
+    "trainer.evaluate_before_training": [False],
+    "trainer.early_stopping_patience": [1, 2],
+    "trainer.early_stopping_min_delta": [0.5],
+    "trainer.max_minutes": [1e-6],
+    "trainer.precision": ["bf16-true", "bf16-mixed", "64-true"],
+    "backbone.dtype": ["float32", "bfloat16"],
+    "backbone.intermediate_dropout": [0.0, 0.3],
+    "backbone.gradient_checkpointing": [True],
+    "backbone.freeze_layers": [["embed"], ["layers.0."], ["layer", "head"], ["block"], ["nowhere"]],
+    "backbone.pretrained": [False],
+    "lora.dropout": [0.0, 0.5],
+    "lora.target_modules": [["q_proj"], ["q"], ["nowhere"]],
+    "lora.unfreeze_layers": [["embed"], ["norm"]],
+    "checkpoint.max_gib": [1e-9],
+    "log_step_size": ["relative"],
+}
+CHOICES = {  # groups beside the problem's own, each with what is drawn now and then
+    "optimizer": ["adam", "sgd", "rmsprop", "adadelta", "adafactor", "muon"],
+    "schedule": ["linear", "constant", "wsd", "inverse_sqrt", "one_cycle", "plateau"],
+    "lora": ["none", "none", "none", "dora", "rslora", "ia3", "vera", "loha", "lokr", "oft"],
+    "checkpoint": ["best", "best", "each_evaluation_epoch", "disable"],
+    "logger": ["tensorboard"],
+}
+WITHOUT = {  # keys that these choices do not have
+    "lora=none": ("lora.",),
+    "schedule=constant": ("schedule.min",),
+    "schedule=one_cycle": ("schedule.min",),
+    "schedule=plateau": ("schedule.min",),
+    **{f"lora={name}": ("lora.dropout",) for name in ("ia3", "vera", "loha", "lokr", "oft")},
+}  # fmt: skip
 HEADS = ("classification", "regression")
 TOKENS = ("causal_lm", "seq2seq")
 UNFIT: dict[str, Sequence[str]] = {  # which problems have no use for it; it is drawn for them all the same, but rarely
@@ -107,6 +148,17 @@ class Case:
     second: File | None
     choices: tuple[str, ...]
     changes: Mapping[str, Any]
+
+
+@st.composite
+def trained_how(draw: Draw, changes: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Choices of groups, and the changes with more of the training, without the keys that those choices do not have."""
+    groups = draw(st.lists(st.sampled_from(list(CHOICES)), max_size=3, unique=True))
+    own = [f"{group}={draw(st.sampled_from(CHOICES[group]))}" for group in groups]
+    keys = draw(st.lists(st.sampled_from(list(TRAINING)), max_size=3, unique=True))
+    more = {key: draw(st.sampled_from(TRAINING[key])) for key in keys}
+    lacking = [key for choice in own for key in WITHOUT.get(choice, ())]
+    return own, {key: value for key, value in {**changes, **more}.items() if not key.startswith(tuple(lacking))}
 
 
 @st.composite
@@ -139,9 +191,10 @@ def cases(draw: Draw) -> Case:
     fitting = [key for key in RARE if problem not in UNFIT.get(key, ())] if draw(st.integers(0, 12)) else list(RARE)
     for key in draw(st.lists(st.sampled_from(fitting), max_size=4, unique=True)):
         changes[key] = draw(st.sampled_from(RARE[key]))
+    own, changes = draw(trained_how(changes))
     second = draw(files(renames=form == "auto")) if not draw(st.integers(0, 3)) else None
     if draw(st.booleans()):
         changes["dataset.validation_strategy"] = "custom"
     elif second is not None and draw(st.booleans()):
         changes["dataset.train_ratios"] = draw(st.sampled_from([None, [0.5, 0.5], [1.0, 0.0], [0.1, 3.0]]))
-    return Case(draw(files(renames=form == "auto")), second, choices, changes)
+    return Case(draw(files(renames=form == "auto")), second, (*choices, *own), changes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,13 +15,18 @@ from types import ModuleType
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 
 from leyden.artifacts.job import run_job
 from leyden.backbone.segments import visible
 from leyden.problem import losses
 from leyden.problem.scores import AnswerScores, Pair
+from leyden.settings.command import Entry, check_command
 from leyden.settings.composition import compose_config
+from leyden.settings.overrides import is_group, read_overrides, variants
 from leyden.settings.read import read
+from leyden.settings.schema import Settings
 
 Blocks = Callable[..., list[str]]
 TINY = [
@@ -160,3 +166,43 @@ def test_snippet_of_the_experiments_counts_tokens(
     names: dict[str, object] = {}
     exec(compile(code.replace('"problem=dpo"', '"problem=dpo", "backbone=tiny"'), "snippet", "exec"), names)
     assert 0 < names["shared"] < names["apart"] < names["padded"]  # type: ignore[operator]
+
+
+PAGES = ("docs/processes.md", "docs/sweeps.md", "docs/tracking.md")
+BASES = {"docs/sweeps.md": ["sweep=dpo", "backbone=tiny"]}  # what the words there are about
+
+
+def test_every_torchrun_command_is_accepted(
+    documents: dict[str, str], code_blocks: Blocks, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [block for page in PAGES for block in code_blocks(documents[page])]
+    lines = [line for text in texts for line in text.splitlines() if re.match(r"torchrun .* train\.py \S", line)]
+    assert len(lines) == 3
+    for line in lines:
+        launcher, _, typed = line.partition(" train.py ")
+        asked = dict(re.findall(r"--(\S+) (\S+)", launcher))
+        local, hosts = int(asked["nproc-per-node"]), int(asked.get("nnodes", "1"))
+        told = {"TORCHELASTIC_RUN_ID": "docs", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0",
+                "LOCAL_WORLD_SIZE": str(local), "WORLD_SIZE": str(local * hosts)}  # fmt: skip
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        arguments = get_args_parser().parse_args([*shlex.split(typed), "backbone=tiny"])
+        check_command(arguments, Entry("train", project_root / "conf", Settings, read))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_setting_between_words_composes(page: str, documents: dict[str, str], project_root: Path) -> None:
+    words = re.sub(r"^```.*?^```$", "", documents[page], flags=re.MULTILINE | re.DOTALL)
+    codes = [shlex.split(code) for code in re.findall(r"`([^`\n]+)`", words)]
+    settings = [code for code in codes if all(re.match(r"[a-z][\w./]*=.", word) for word in code)]
+    assert len(settings) >= 3
+    names = {"mode=offline": "logger.wandb.mode=offline"}  # said beside the key
+    written = [names.get(word, word) for code in settings for word in code]
+    kept = variants(read_overrides(written)[0])[0]  # of a space that is searched, its first value
+    groups = [word for word in kept if is_group([project_root / "conf"], word.split("=")[0])]
+    with initialize_config_dir(str(project_root / "conf"), version_base="1.3"):
+        for group in dict.fromkeys(groups):  # each choice in its turn
+            compose("train", [*BASES.get(page, []), group], return_hydra_config=True)
+        rest = {word.split("=")[0]: word for word in kept if word not in groups}
+        extra = ["logger=wandb"] if "logger.wandb.mode" in rest else []
+        compose("train", [*BASES.get(page, []), *extra, *rest.values()], return_hydra_config=True)

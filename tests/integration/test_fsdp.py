@@ -19,13 +19,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PAIRS = "dataset: {answer_column: output, rejected_answer_column: rejected, validation_size: 0.2}\n"
 SHORT = "generation: {max_length_inference: 3}\n"
 EXPERIMENTS = {
-    "tokens": "defaults: [override /metric: [perplexity, bleu]]\nlora: {dropout: 0}\n"
-    "dataset: {answer_column: output, validation_size: 0.2}\n" + SHORT,
-    "pairs": "defaults: [override /problem: dpo]\nlora: {dropout: 0}\n" + PAIRS + SHORT,
+    "pairs": "defaults: [override /problem: dpo, override /metric: [perplexity, bleu]]\nlora: {dropout: 0}\n"
+    + PAIRS + SHORT,
     "classes": "defaults: [override /problem: classification]\nlora: {dropout: 0}\n"
     "dataset: {answer_column: kind, validation_size: 0.3}\n",
-    "whole": "defaults: [override /lora: none, override /checkpoint: best]\nbackbone: {gradient_checkpointing: true}\n"
-    "dataset: {answer_column: output, validation_size: 0.2}\n" + SHORT,
+    "whole": "defaults: [override /lora: none, override /checkpoint: best, override /metric: [perplexity, bleu]]\n"
+    "backbone: {gradient_checkpointing: true}\ndataset: {answer_column: output, validation_size: 0.2}\n" + SHORT,
 }  # fmt: skip
 
 

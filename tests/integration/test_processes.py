@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,6 +15,7 @@ from leyden.settings.errors import TrainingError
 
 RunCli = Callable[..., CompletedProcess[str]]
 TEXTS = ["dataset.answer_column=output", "lora.dropout=0", "generation.max_length_inference=3"]
+SPOKEN = re.compile(r"^(?:\[(\d)\] )?(?:\S+ \S+ INFO )?validation: \d+ rows?", re.MULTILINE)
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 
 pytestmark = pytest.mark.slow
@@ -33,6 +36,7 @@ EXPERIMENTS = {
     "tokens": "dataset: {validation_size: 0.2}\noptimizer: {learning_rate: 0.1}\n",
     "pairs": (
         "defaults: [override /problem: dpo]\ntrainer: {gradient_clip: 0.5}\noptimizer: {learning_rate: 0.05}\n"
+        "log_all_ranks: true\n"
         "dataset: {validation_size: 0.08, rejected_answer_column: rejected}\n"
         "backbone: {attention_implementation: sdpa}\n"
     ),
@@ -40,24 +44,39 @@ EXPERIMENTS = {
 
 
 def test_a_sweep_of_two_processes_each_equals_single_processes(
-    run_here: RunCli, table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run_here: RunCli, table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Effective batches of four: 4 x 1, and 2 processes x 1 row x 2 batches; for pairs, packed against padded."""
+    """Effective batches of four: 4 x 1, and 2 processes x 2 rows in short passes; for pairs, packed against padded.
+
+    The scores of the pairs' reference are computed by two processes and by one, and not read by either.
+    """
+    monkeypatch.setenv("LEYDEN_CACHE", str(tmp_path / "cache"))
     conf = tmp_path / "conf"
     (conf / "experiment").mkdir(parents=True)
     for name, text in EXPERIMENTS.items():
         (conf / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
     # A large eps: without it AdamW turns the rounding of gradients near zero into steps of full size.
     common = ["optimizer.eps=0.01", *TEXTS]
-    cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
+    cut = ["trainer.batch_size=2", "trainer.grad_accumulation=1", "trainer.tokens_per_pass=30"]
     sweep = ["-m", "--config-dir", str(conf), f"experiment={','.join(EXPERIMENTS)}"]
     done = run_here(["train.py", *sweep, *overrides_of(table, tmp_path / "two", *common, *DDP, *cut)])
     assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr + capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "Warning" not in done.stderr + said
+    # L2: every process speaks and keeps a log where that is asked for, else the first one alone
+    assert sorted(SPOKEN.findall(said)) == ["", "0", "1"]
+    logs = [
+        {path.name: SPOKEN.findall(path.read_text("utf-8")) for path in (tmp_path / "two" / job).glob("train*.log")}
+        for job in ("0", "1")
+    ]
+    assert logs == [{"train.log": [""]}, {"train.log": ["0"], "train-rank1.log": ["1"]}]
     whole = ["trainer=cpu", "trainer.batch_size=4", "backbone.attention_implementation=auto"]
     for job, name in enumerate(EXPERIMENTS):
         one = train(table, tmp_path / name, f"experiment={name}", *common, *whole, extra=conf)
         assert_same_run(one, tmp_path / "two" / str(job))
+        if name == "pairs":
+            manifests = [json.loads((run / "manifest.json").read_text()) for run in (one, tmp_path / "two" / str(job))]
+            assert [manifest["reference_scores"]["computed"] for manifest in manifests] == [14, 14]
     rates = [numbers(tmp_path / "two" / job)[(1, 4, "train/learning_rate")] for job in ("0", "1")]
     assert rates == [0.1, 0.05]
 

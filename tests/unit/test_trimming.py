@@ -54,7 +54,8 @@ def test_the_widths_of_the_specification(quantile: float, width: int, layout: st
         assert batch.attention_mask is not None
         assert batch.attention_mask.sum(1).tolist() == [min(length, width) for length in lengths]
     else:
-        assert batch.input_ids.shape == (1, sum(kept))
+        assert batch.input_ids.shape == (1, batch.num_tokens)
+        assert batch.num_tokens + batch.num_shared == sum(kept)
     assert len(batch.samples) == 4
     assert batch.target_ids.tolist() == [token for n in lengths for token in range(n)[1:] if token > n - width]
     assert quantile_width(lengths, quantile or 1.0) == (width if quantile else 10)
@@ -123,7 +124,8 @@ def test_a_filled_batch_scores_as_before() -> None:
     model = tiny_model("llama")
     choose_attention(model, "segments")
     plain, filled = (Collator("packed", PAD, 0, quantile, 20)(samples(*trees)) for quantile in (1.0, 0.0))
-    assert filled.input_ids.shape[1] == plain.input_ids.shape[1] + 4 * 20 - (8 + 10 + 4 + 5)
+    apart = plain.num_tokens + plain.num_shared  # filled up, nothing is shared: it is about the most memory
+    assert filled.input_ids.shape[1] == apart + 4 * 20 - (8 + 10 + 4 + 5)
     assert (filled.samples, filled.num_sequences) == (plain.samples, plain.num_sequences)
     with torch.no_grad():
         torch.testing.assert_close(target_logps(model, filled), target_logps(model, plain), rtol=0, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import table_path
 from leyden.settings.schema import Settings
+from leyden.training.devices import world_size
 from leyden.training.outcome import Run
 from leyden.training.prepare import Material
 
@@ -27,7 +29,10 @@ SPARE = 64 * 2**20  # bytes that logs, tables and tokenizer may take
 
 
 def check_disk(settings: Settings, material: Material, folder: Path) -> None:
-    """Refuse a run whose model would not fit on the disk, before any weights are loaded.
+    """Refuse a run whose model and checkpoints would not fit on the disk, before any weights are loaded.
+
+    A checkpoint is counted as the weights and twice as much for the optimizer, as Adam has it. Those of an adapter are
+    small; they have to do with what is spared for logs and tables.
 
     Raises:
         ConfigError: with the space that is needed and the space that is there.
@@ -43,12 +48,15 @@ def check_disk(settings: Settings, material: Material, folder: Path) -> None:
     elsewhere = backbone.pretrained and backbone.pretrained_weights is None
     if settings.lora is None or not elsewhere:
         needed += _weight_bytes(material)
+    if settings.lora is None:
+        needed += checkpoint_bytes(settings, _weight_bytes(material), len(material.train.trees))
     if settings.lora is None and not elsewhere and material.problem.uses_reference:
         needed += _weight_bytes(material)  # the start, which the reference of a prediction needs
     if free < needed:
         raise ConfigError(
-            f"output_directory={settings.output_directory!r}: the model needs about {needed / 2**20:.0f} MiB on disk, "
-            f"and {free / 2**20:.0f} MiB are free there. Free some space, name another folder, or set "
+            f"output_directory={settings.output_directory!r}: model and checkpoints need about "
+            f"{needed / 2**20:.0f} MiB on disk, and {free / 2**20:.0f} MiB are free there. Free some space, name "
+            "another folder, or set "
             "checkpoint=disable to keep no weights."
         )
 
@@ -87,6 +95,23 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, jinja: str, folder: Path)
         tokenizer.save_pretrained(str(folder))
     finally:
         tokenizer.chat_template = before
+
+
+def checkpoint_bytes(settings: Settings, weights: int, samples: int) -> int:
+    """Most bytes of all checkpoints at a time: the next one is whole before one that is not kept goes.
+
+    Args:
+        settings: of the run, without an adapter.
+        weights: bytes of the model.
+        samples: of the training part.
+    """
+    policy, trainer = settings.checkpoint, settings.trainer
+    per_epoch = math.ceil(samples / (trainer.rows * trainer.grad_accumulation * world_size(trainer)))
+    evaluations = min(math.ceil(trainer.epochs / trainer.evaluation_epochs), trainer.epochs * per_epoch)
+    together = {"last": 2, "best": 3}.get(policy.policy, evaluations)
+    one = weights * (4 if policy.policy == "each_evaluation_epoch" else 3)  # there a model stands in each
+    needed = min(together, evaluations) * one
+    return needed if policy.max_gib is None else min(needed, max(int(policy.max_gib * 2**30), one) + one)
 
 
 def _weight_bytes(material: Material) -> int:

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
+import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.export import check_disk, save_model
 from leyden.artifacts.folder import RunFolder, created_folder, plan_folder
 from leyden.artifacts.manifest import manifest_of, results_of, write_json

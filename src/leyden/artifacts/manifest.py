@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,11 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         },
         "effective": effective_values(settings, run, requested_seed),
         "reference": run.reference,
+        "reference_scores": module.scores.report or None,
         "processes": world_size(settings.trainer),
         "threads": torch.get_num_threads(),
         "updates": run.updates,
+        "training_tokens": {"computed": run.history.computed, "shared": run.history.shared},
         "skipped_updates": module.skipped_updates,
         "empty_updates": module.empty_updates,
         "unscored_validation_samples": module.evaluation.unscored if module.evaluation else 0,
@@ -84,6 +87,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
             "trained": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
         },
         "seconds": {name: round(value, 3) for name, value in {**material.seconds, **run.seconds}.items()},
+        "first_update": _moment(run.history.first_update),
         "tokens_per_second": run.history.tokens / run.history.seconds if run.history.seconds else None,
         "peak_memory_gib": round(peak_memory_gib(), 3),
     }
@@ -96,6 +100,11 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def _moment(seconds: float | None) -> str | None:
+    """A time since 1970 as ISO 8601 in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _parts(material: Material) -> dict[str, Any]:

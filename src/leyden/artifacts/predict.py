@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.folder import is_run
 from leyden.artifacts.predictions import FILES, prediction_table, write_predictions
 from leyden.artifacts.predictor import Predictor, evaluate, load_predictor, saved_model_config

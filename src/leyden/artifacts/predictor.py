@@ -135,11 +135,13 @@ def evaluate(
     if not samples:
         return None
     lengths = [len(trees[sample].tree.tokens) for sample in samples]
-    places = evaluation_batches(lengths, batch_size, Rank())
+    collator = predictor.collator.for_evaluation()
+    groups = trees.groups(samples) if collator.merges else None
+    places = evaluation_batches(lengths, batch_size, Rank(), groups)
     loader = DataLoader(
         trees,
         batch_sampler=[[samples[place] for place in batch] for batch in places],
-        collate_fn=predictor.collator.for_evaluation(),
+        collate_fn=collator,
     )
     device = next(predictor.model.parameters()).device
     collected = Collected()

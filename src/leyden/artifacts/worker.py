@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.job import finish_job, prepared
 from leyden.artifacts.run_log import RunLog

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from leyden.backbone.heads import head_outputs
-from leyden.backbone.scoring import base_model, target_logps
+from leyden.backbone.reference import evaluation_mode
+from leyden.backbone.scoring import base_model, target_logps, try_projection
 from leyden.backbone.segments import dense_attention, segment_attention
 from leyden.data.batches import Batch
 from leyden.data.collation import pack, pad
@@ -55,7 +56,7 @@ class AttentionChoice:
 
 
 def choose_attention(model: nn.Module, requested: str) -> AttentionChoice:
-    """Set the attention of the model.
+    """Set the attention of the model, and try whether its logits are a mere projection.
 
     Args:
         model: a causal language model, adapter or not.
@@ -65,6 +66,14 @@ def choose_attention(model: nn.Module, requested: str) -> AttentionChoice:
     Raises:
         ModelError: the model does not work with what was asked for.
     """
+    choice = _choose(model, requested)
+    packed, single = _samples(base_model(model).config.vocab_size, pairs=False)
+    with evaluation_mode(model):
+        try_projection(model, single[0] if choice.engine == "padded" else packed)
+    return choice
+
+
+def _choose(model: nn.Module, requested: str) -> AttentionChoice:
     base = base_model(model)
     plain = base.get_correct_attn_implementation(None)
     if requested not in ("auto", *ENGINES):
@@ -140,19 +149,16 @@ def isolation_error(model: nn.Module) -> float:
     """
     base = base_model(model)
     implementation = base.config._attn_implementation
-    training = [module for module in model.modules() if module.training]
     headed = base.get_output_embeddings() is None
     packed, single = _samples(base.config.vocab_size, pairs=not headed)
     score = head_outputs if headed else target_logps
     try:
-        model.eval()
-        ours = _scores(model, [packed], score)
-        _set(base, base.get_correct_attn_implementation(None))
-        theirs = _scores(model, single, score)
+        with evaluation_mode(model):
+            ours = _scores(model, [packed], score)
+            _set(base, base.get_correct_attn_implementation(None))
+            theirs = _scores(model, single, score)
     finally:
         _set(base, implementation)
-        for module in training:
-            module.training = True
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 

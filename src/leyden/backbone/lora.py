@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from leyden.backbone.adapters import base_sums, named_config
 from leyden.backbone.freezing import chosen
+from leyden.backbone.fused_lora import fuse
 from leyden.backbone.names import HEAD_MODULES, canonical_names
 from leyden.backbone.quantization import is_quantised
 from leyden.settings.errors import ModelError
@@ -65,6 +66,7 @@ def _with_lora(model: PreTrainedModel, settings: Lora, task: str) -> PeftModel:
         fan_in_fan_out=_is_transposed(model),
         task_type=task,
     )
+    fuse(config, model)
     adapted = _adapted(model, config)
     for names in by_hand:
         first, *others = (_copy(adapted, name) for name in names)
@@ -85,9 +87,10 @@ def _named_adapter(model: PreTrainedModel, settings: Adapter, task: str) -> Peft
     try:
         adapted = _adapted(model, config)
         PeftConfig.from_peft_type(**adapted.peft_config["default"].to_dict())  # as it will be read back
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # each method of peft refuses in its own way
+        why = str(error).partition("! Adjusted")[0].rstrip(".")
         raise ModelError(
-            f"lora._target_={settings.target!r} cannot be put on this model: {error} Look at the keys of lora."
+            f"lora._target_={settings.target!r} cannot be put on this model: {why}. Look at the keys of lora."
         ) from error
     after = base_sums(adapted)
     if any(after.get(weight) != total for weight, total in before.items()):
@@ -107,6 +110,7 @@ def _adapted(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         # Said of tied modules by other names than those of Llama, although they are tied.
         warnings.filterwarnings("ignore", message="You have requested `ensure_weight_tying`")
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        warnings.filterwarnings("error", message="Invalid `oft_block_size`")  # another size in place of what was asked
         return cast(PeftModel, get_peft_model(model, config))
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from leyden.backbone.scoring import target_logps
+from leyden.backbone.scoring import base_model, target_logps
 from leyden.data.batches import Batch
 
 
@@ -45,6 +47,31 @@ class Reference:
         elif self.kind == "frozen copy" and not self.start:
             trained = ((name, weight) for name, weight in self._model.named_parameters() if weight.requires_grad)
             self.start = {name: weight.detach().clone() for name, weight in trained}
+
+    def release(self) -> None:
+        """Give the memory of a copy back: every score that will be asked for is known."""
+        self.start = {}
+
+    def key(self) -> str:
+        """Content hash of the starting point: each of its weights and buffers, and how the model computes with them.
+
+        An adapter that is switched off is no part of it, so that runs with other adapters, or with none, share it; nor
+        is dropout, which a reference never has. A quantised weight counts with its scales.
+        """
+        found: dict[str, str] = {}
+        known: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+        for name, value in self._model.state_dict().items():
+            if self.kind == "frozen copy" or not _is_adapter(self._model, name):
+                found[_plain(name)] = _content(self.start.get(name, value), known)
+        base = base_model(self._model)
+        config = {key: value for key, value in base.config.to_dict().items() if not _is_note(key)}
+        adapter: dict[str, Any] = {}
+        if self.kind == "frozen copy" and isinstance(self._model, PeftModel):
+            adapter = {
+                key: value for key, value in self._model.peft_config["default"].to_dict().items() if not _is_note(key)
+            }
+        parts = [type(base).__name__, sorted(found.items()), config, adapter]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_written).encode()).hexdigest()
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each target under the starting point: [N], float32, nats; no token of it is hidden."""
@@ -81,8 +108,45 @@ def adapter_holds_all(model: nn.Module) -> bool:
     """Whether everything that is trained belongs to an adapter that can be switched off."""
     if not isinstance(model, PeftModel):
         return False
-    prefix = (str(model.base_model.prefix), "modules_to_save")
-    return all(any(part in name for part in prefix) for name, p in model.named_parameters() if p.requires_grad)
+    return all(_is_adapter(model, name) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def _is_adapter(model: nn.Module, name: str) -> bool:
+    """Whether a weight belongs to the adapter that is trained on the model, by its name in the model."""
+    return isinstance(model, PeftModel) and (str(model.base_model.prefix) in name or "modules_to_save" in name)
+
+
+def _plain(name: str) -> str:
+    """The name of a weight without what `peft` puts around it."""
+    for part in ("base_model.model.", ".base_layer", ".original_module"):
+        name = name.replace(part, "", 1)
+    return name
+
+
+def _is_note(key: str) -> bool:
+    """Whether an entry of a config says where it comes from or how to train, and nothing about a score."""
+    notes = (
+        "transformers_version", "architectures", "use_cache", "base_model_name_or_path", "revision", "inference_mode",
+        "peft_version",
+    )  # fmt: skip
+    return key.startswith("_") or key.endswith(("dropout", "pdrop")) or key in notes
+
+
+def _content(value: object, known: dict[tuple[int, torch.Size, torch.dtype], str]) -> str:
+    """Hash of a weight with its type and shape; one that several names share is read once."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    place = (value.data_ptr(), value.shape, value.dtype)
+    if place not in known:
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest = hashlib.sha256(raw.data).hexdigest()
+        known[place] = f"{digest} {value.dtype} {list(value.shape)}"
+    return known[place]
+
+
+def _written(value: object) -> object:
+    """What JSON has no word for: the names in a set have no order of their own."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 @contextmanager

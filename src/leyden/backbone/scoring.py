@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from leyden.backbone.projection import find_projection, is_projection_of
 from leyden.data.batches import Batch
+
+log = logging.getLogger(__name__)
+Targets = tuple[Tensor, Tensor, Tensor]
+_TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a model's logits are those of its projection
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
@@ -50,14 +57,47 @@ def target_logps(model: nn.Module, batch: Batch) -> Tensor:
     """
     base = base_model(model)
     inputs = model_inputs(base, batch)
-    rows, columns = batch.target_rows, batch.target_columns
+    rows, columns, ids = batch.target_rows, batch.target_columns, batch.target_ids
+    if batch.distinct is not None:  # several samples have a target in one place: it is scored once
+        rows, columns, ids = torch.zeros_like(batch.distinct.columns), batch.distinct.columns, batch.distinct.ids
+    logps = _logps(model, base, inputs, (rows, columns, ids), packed=batch.segments is not None)
+    return logps if batch.distinct is None else logps[batch.distinct.places]
+
+
+def _logps(
+    model: nn.Module, base: PreTrainedModel, inputs: dict[str, object], targets: Targets, *, packed: bool
+) -> Tensor:
+    """Log-probability of each token id at the output in its row and column."""
+    rows, columns, ids = targets
+    projection = find_projection(base) if _TRIED.get(base) else None
+    if projection is not None:
+        hidden = base.get_decoder()(**inputs).last_hidden_state
+        return projection.logps(hidden[rows, columns], ids)
     if "logits_to_keep" not in inspect.signature(type(base).forward).parameters:
         logits = model(**inputs).logits[rows, columns]
-    elif batch.segments is not None:
+    elif packed:
         # One row: the head's output comes out in the order of the targets and need not be copied; a source with two
         # targets, such as the end of a shared prompt, is projected twice.
         logits = model(**inputs, logits_to_keep=columns).logits[0]
     else:
         kept, places = torch.unique(columns, return_inverse=True)
         logits = model(**inputs, logits_to_keep=kept).logits[rows, places]
-    return -F.cross_entropy(logits.float(), batch.target_ids, reduction="none")
+    return -F.cross_entropy(logits.float(), ids, reduction="none")
+
+
+@torch.no_grad()
+def try_projection(model: nn.Module, batch: Batch) -> None:
+    """Find out whether a model's logits are a projection of its last hidden states; only then are they so computed.
+
+    Args:
+        model: a language model, adapter or not, whose attention is chosen, in evaluation mode.
+        batch: any, of its kind; a few of its targets are looked at.
+    """
+    base = base_model(model)
+    projection = find_projection(base)
+    if projection is None or not len(batch.target_columns):
+        return
+    batch = batch.to(base.device)
+    _TRIED[base] = is_projection_of(projection, base, model_inputs(base, batch), batch.target_columns[:8])
+    if not _TRIED[base]:
+        log.info("%s does more to its logits than a projection: they are computed whole.", type(base).__name__)

@@ -10,22 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leyden.backbone.runs import Run, Spans, attend_on_cpu, gather
 from leyden.data.batches import Segments
-
-Spans = tuple[tuple[int, int], ...]
 
 # How much dearer a masked query is than one without a mask; on some CPUs 16-bit numbers make masks slow.
 _MASK_COST = 1.25
 _MASK_COST_16_BIT = 3.0
-
-
-class _Run(NamedTuple):
-    """One call of the kernel; the last tokens of the queries are the kept ones. Without a mask it is causal."""
-
-    queries: Spans
-    keys: Spans
-    kept: Spans
-    mask: Tensor | None
 
 
 class _Call(NamedTuple):
@@ -83,9 +73,12 @@ def segment_attention(
         RuntimeError: called without `segments`, or with those of another row.
     """
     call = _Call.read(options, query)
+    runs = _plan(call.segments, call.sliding_window, query.element_size(), query.device)
+    if query.is_cpu and call.softcap is None and not call.dropout:
+        return attend_on_cpu(query, key, value, runs, call.scaling).transpose(1, 2), None
     pieces: list[tuple[int, Tensor]] = []
-    for run in _plan(call.segments, call.sliding_window, query.element_size(), query.device):
-        states = (_gather(query, run.queries), _gather(key, run.keys), _gather(value, run.keys))
+    for run in runs:
+        states = (gather(query, run.queries), gather(key, run.keys), gather(value, run.keys))
         output = _attend(*states, run.mask, call)
         lengths = [end - start for start, end in run.kept]
         kept = torch.split(output[:, :, output.shape[2] - sum(lengths) :], lengths, dim=2)
@@ -124,7 +117,7 @@ def visible(segments: Segments, sliding_window: int | None = None) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _plan(segments: Segments, window: int | None, element_size: int, device: torch.device) -> list[_Run]:
+def _plan(segments: Segments, window: int | None, element_size: int, device: torch.device) -> list[Run]:
     """Choose the kernel calls of a row; remembered, since every layer asks for the same."""
     cost = _MASK_COST_16_BIT if element_size == torch.bfloat16.itemsize else _MASK_COST
     paths: list[Spans] = []
@@ -133,7 +126,7 @@ def _plan(segments: Segments, window: int | None, element_size: int, device: tor
         paths.append((*before, (start, end)) if end > start else before)
     inner = set(segments.parents)
     covered: set[int] = set()
-    runs: list[_Run] = []
+    runs: list[Run] = []
     for index, path in enumerate(paths):
         kept = tuple(span for span in path if span[0] not in covered)
         if index in inner or not kept:
@@ -141,14 +134,14 @@ def _plan(segments: Segments, window: int | None, element_size: int, device: tor
         covered.update(start for start, _ in kept)
         length, wanted = _length(path), _length(kept)
         if (window is None or length <= window) and length <= wanted * cost:
-            runs.append(_Run(_merged(path), _merged(path), kept, None))
+            runs.append(Run(_merged(path), _merged(path), kept, None))
             continue
         keys = path if window is None else _last(path, wanted + window - 1)
         shift = _length(keys) - wanted
         mask = torch.ones(wanted, wanted + shift, dtype=torch.bool, device=device).tril(shift)
         if window is not None:
             mask = mask.triu(shift - window + 1)
-        runs.append(_Run(_merged(kept), _merged(keys), kept, mask))
+        runs.append(Run(_merged(kept), _merged(keys), kept, mask))
     return runs
 
 
@@ -173,11 +166,6 @@ def _merged(spans: Spans) -> Spans:
         else:
             merged.append((start, end))
     return tuple(merged)
-
-
-def _gather(states: Tensor, spans: Spans) -> Tensor:
-    parts = [states[:, :, start:end] for start, end in spans]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, call: _Call) -> Tensor:

@@ -48,10 +48,12 @@ def load_weights(model: nn.Module, source: Source) -> bool:
     """
     outcome = _copied(canonical_names(model), source)
     if not outcome.loaded:
-        example = next(iter(source.tensors), "none")
+        why = f"its names look like {next(iter(source.tensors), 'none')}"
+        if outcome.misshapen:
+            why = f"{len(outcome.misshapen)} have another shape, such as {outcome.misshapen[0]}"
         raise ModelError(
             f"{source.setting}: none of its {len(source.tensors)} weights fits a weight of {type(model).__name__} that "
-            f"is trained; its names look like {example}. Name weights of the same architecture and kind of adapter."
+            f"is trained; {why}. Name weights of the same architecture, with an adapter of the same kind and rank."
         )
     parts = [
         f"{len(names)} {what} ({_listed(names)})"

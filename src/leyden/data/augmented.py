@@ -32,6 +32,11 @@ class AugmentedTrees(Dataset[Sample]):
         """Samples."""
         return len(self.trees)
 
+    @property
+    def noisy(self) -> bool:
+        """Whether every sample has noise of its own on its embeddings."""
+        return self.augmentor.settings.neftune_noise_alpha > 0
+
     def __getitem__(self, sample: int) -> Sample:
         """The sample's number, its changed tree and the seed of its noise; `~i` gives sample i as a ghost."""
         number = sample if sample >= 0 else ~sample
@@ -41,5 +46,4 @@ class AugmentedTrees(Dataset[Sample]):
         tree = trees.tree(number, conversation)
         source_only = None if trees.limits.target_length is None else tree.starts[1]  # of an encoder-decoder
         hidden = self.augmentor.mask(tree, self.special, self.mask_id, *draw, end=source_only)
-        noisy = self.augmentor.settings.neftune_noise_alpha > 0
-        return Sample(sample, hidden, self.augmentor.noise_seed(*draw) if noisy else None)
+        return Sample(sample, hidden, self.augmentor.noise_seed(*draw) if self.noisy else None)

@@ -29,6 +29,21 @@ class Segments:
     parents: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Distinct:
+    """Targets of several samples at one place, once each: the head runs on these, and every target looks its own up.
+
+    Args:
+        columns: [K], column of the position that scores each; ascending.
+        ids: [K], token ids to predict.
+        places: [N], which of these each target of the batch is.
+    """
+
+    columns: Tensor
+    ids: Tensor
+    places: Tensor
+
+
 @dataclass
 class Batch:
     """What a model is called with, and where the outputs are that score each target.
@@ -47,6 +62,7 @@ class Batch:
         target_ids: [N], token ids to predict.
         target_sequences: [N], numbered through the batch: a sample's own number plus those of the samples before it.
         target_weights: [N], share of each target in the loss, float32.
+        distinct: the targets without repetition; None where none is repeated. Packed batches only.
         num_sequences: of all samples, those without targets included.
         readout_rows: [B], row of each sample's last token.
         readout_columns: [B], column of that token.
@@ -56,6 +72,7 @@ class Batch:
         noise: what to add to the embeddings in training; None for nothing.
         samples: the caller's number of each sample, ghosts left out.
         num_tokens: real tokens in the forward pass, those of ghosts included.
+        num_shared: tokens that the samples have besides, and that are not computed since they share their beginnings.
     """
 
     input_ids: Tensor
@@ -68,6 +85,7 @@ class Batch:
     target_ids: Tensor
     target_sequences: Tensor
     target_weights: Tensor
+    distinct: Distinct | None
     num_sequences: int
     readout_rows: Tensor
     readout_columns: Tensor
@@ -77,6 +95,7 @@ class Batch:
     noise: Noise | None
     samples: tuple[int, ...]
     num_tokens: int
+    num_shared: int
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on `device`."""

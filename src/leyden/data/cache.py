@@ -73,10 +73,10 @@ def cached_folder(
     Raises:
         ConfigError: the cache folder cannot be written.
     """
+    if found := known_folder(kind, key, root=root, sound=sound):
+        return found
     parent = (root or cache_root()) / kind
     target = parent / key
-    if target.is_dir() and sound(target):
-        return target
     with _locked(parent, key):
         if target.is_dir() and not sound(target):
             shutil.rmtree(target)
@@ -90,6 +90,14 @@ def cached_folder(
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
     return target
+
+
+def known_folder(
+    kind: str, key: str, *, root: Path | None = None, sound: Callable[[Path], bool] = Path.is_dir
+) -> Path | None:
+    """The folder that `cached_folder` would return without filling it; None if it would have to."""
+    target = (root or cache_root()) / kind / key
+    return target if target.is_dir() and sound(target) else None
 
 
 @contextmanager

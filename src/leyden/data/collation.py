@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.data.augmentation import Noise
-from leyden.data.batches import Batch, Segments
+from leyden.data.batches import Batch, Distinct, Segments
+from leyden.data.merging import merge, side_by_side
 from leyden.data.trees import Tree
 
 Integers = NDArray[np.int32] | NDArray[np.int64]
 
 
-def pack(trees: Sequence[Tree], samples: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+def pack(
+    trees: Sequence[Tree], samples: Sequence[int], seeds: Sequence[int] | None = None, *, merged: bool = False
+) -> Batch:
     """Put trees one after another into one row without padding.
 
     Args:
@@ -25,34 +28,32 @@ def pack(trees: Sequence[Tree], samples: Sequence[int], seeds: Sequence[int] | N
         samples: the caller's number of each; `~i` marks a ghost, a copy of sample i that only keeps a rank busy: its
             tokens are computed, it has no targets and no sequences.
         seeds: of the noise on each sample's embeddings; None for no noise.
+        merged: compute equal beginnings of the trees once; not with noise, which is another for every sample.
 
     Raises:
         ValueError: no trees, or not as many sample numbers.
     """
     _check(trees, samples)
-    offsets = np.cumsum([0, *(len(tree.tokens) for tree in trees)]).tolist()
-    starts: list[int] = []
-    ends: list[int] = []
-    parents: list[int] = []
-    for tree, offset in zip(trees, offsets, strict=False):
-        first = len(starts)
-        starts += [offset + start for start in tree.starts[:-1]]
-        ends += [offset + end for end in tree.starts[1:]]
-        parents += [first + parent if parent >= 0 else -1 for parent in tree.parents]
-    lasts = [(0, offset - 1) for offset in offsets[1:]]
-    places = [np.stack([np.zeros_like(tree.sources), tree.sources + start])
-              for tree, start in zip(trees, offsets, strict=False)]  # fmt: skip
-    clean = _joined([tree.tokens for tree in trees])[None]
+    forest, places = merge(trees) if merged and seeds is None else side_by_side(trees)
+    clean = _joined([forest.tokens])[None]
+    scored: list[Integers] = []
+    for tree, place in zip(trees, places, strict=True):
+        sources = place[tree.sources]
+        scored.append(np.stack([np.zeros_like(sources), sources]))
+    lasts = [(0, int(place[-1]) if len(place) else 0) for place in places]
+    targets = _targets(trees, samples, scored, lasts)
     return Batch(
-        input_ids=_joined([tree.inputs for tree in trees])[None],
-        position_ids=_joined([tree.positions() for tree in trees])[None],
+        input_ids=_joined([forest.inputs])[None],
+        position_ids=_joined([forest.positions()])[None],
         attention_mask=None,
-        segments=Segments(tuple(starts), tuple(ends), tuple(parents)),
+        segments=Segments(forest.starts[:-1], forest.starts[1:], forest.parents),
         decoder_input_ids=None,
         clean_ids=clean if _hidden(trees) else None,
         noise=_noise(trees, seeds, None),
-        num_tokens=offsets[-1],
-        **_targets(trees, samples, places, lasts),
+        distinct=_distinct(targets) if merged else None,
+        num_tokens=len(forest.tokens),
+        num_shared=sum(map(len, places)) - len(forest.tokens),
+        **targets,
     )
 
 
@@ -95,7 +96,9 @@ def pad(
         decoder_input_ids=None,
         clean_ids=clean if _hidden(trees) else None,
         noise=_noise(trees, seeds, torch.from_numpy(origin)),
+        distinct=None,
         num_tokens=int((origin >= 0).sum()),
+        num_shared=0,
         **_targets(trees, samples, *_found(trees, where)),
     )
 
@@ -158,7 +161,9 @@ def pad_encoder_decoder(  # noqa: PLR0913, PLR0917
         decoder_input_ids=torch.from_numpy(decoder),
         clean_ids=clean if _hidden(trees) else None,
         noise=_noise(trees, seeds, torch.from_numpy(origin), cuts),
+        distinct=None,
         num_tokens=offsets[-1],
+        num_shared=0,
         **_targets(trees, samples, places, [(row, width - 1) for row in range(len(trees))]),
     )
 
@@ -200,6 +205,15 @@ def _targets(
         weights=torch.tensor([trees[number].weight for number in real], dtype=torch.float32),
         samples=tuple(samples[number] for number in real),
     )
+
+
+def _distinct(targets: _Targets) -> Distinct | None:
+    """The targets of a packed batch without repetition."""
+    columns, ids = targets["target_columns"].numpy(), targets["target_ids"].numpy()
+    kept, first, places = np.unique(columns << 32 | ids, return_index=True, return_inverse=True)
+    if len(kept) == len(ids):
+        return None
+    return Distinct(*map(torch.from_numpy, (columns[first], ids[first], places)))
 
 
 def _placed(tokens: Sequence[Integers], origin: NDArray[np.int64], pad_id: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from leyden.data.augmented import AugmentedTrees
 from leyden.data.collator import Collator
 from leyden.data.dataset import Fit, Sample, TreeDataset
+from leyden.data.grouping import Groups
 from leyden.data.sampler import Rank, TrainingLoader, TrainingSampler, evaluation_batches
 from leyden.settings.training_groups import Trainer
 
@@ -33,6 +34,7 @@ class TreeDataModule(L.LightningDataModule):
         seed: of the order of the training samples.
         evaluation_batch_size: samples per batch in validation; it does not change any metric.
         augmented: the training samples with augmentation; None for none.
+        grouped: keep samples of one conversation together.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917
@@ -44,11 +46,14 @@ class TreeDataModule(L.LightningDataModule):
         seed: int,
         evaluation_batch_size: int,
         augmented: AugmentedTrees | None = None,
+        *,
+        grouped: bool = True,
     ) -> None:
         super().__init__()
         self.train, self.validation = train, validation
         self.collator, self.settings = collator, settings
         self.seed, self.evaluation_batch_size, self.augmented = seed, evaluation_batch_size, augmented
+        self.grouped = grouped
 
     def steps_per_epoch(self, world: int) -> int:
         """Batches per rank and epoch."""
@@ -59,7 +64,7 @@ class TreeDataModule(L.LightningDataModule):
         return TrainingLoader(
             self.train.trees if self.augmented is None else self.augmented,
             batch_sampler=self._sampler(self._rank),
-            collate_fn=self.collator,
+            collate_fn=self.collator.passes,
             num_workers=self.settings.number_of_workers,
         )
 
@@ -67,18 +72,26 @@ class TreeDataModule(L.LightningDataModule):
         """This rank's share of the validation samples, none left out, none twice."""
         return DataLoader(
             self.validation.trees,
-            batch_sampler=evaluation_batches(self.validation.fit.lengths, self.evaluation_batch_size, self._rank),
-            collate_fn=self.collator.for_evaluation(),
+            batch_sampler=evaluation_batches(
+                self.validation.fit.lengths, self.evaluation_batch_size, self._rank, self._groups(self.validation)
+            ),
+            collate_fn=self.collator.for_evaluation().passes,
             num_workers=self.settings.number_of_workers,
         )
 
+    def _groups(self, part: Prepared) -> Groups | None:
+        """Samples that stay together, where a batch computes their common beginning once."""
+        return part.trees.groups() if self.grouped and self.collator.for_evaluation().merges else None
+
     def _sampler(self, rank: Rank) -> TrainingSampler:
+        noisy = self.augmented is not None and self.augmented.noisy
         return TrainingSampler(
             len(self.train.trees),
             self.settings.rows,
             self.seed,
             rank,
             drop_last=self.settings.drop_last_batch,
+            groups=None if noisy else self._groups(self.train),
         )
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from leyden.data.documents import cut_documents
+from leyden.data.grouping import Groups, conversations
 from leyden.data.integers import Integers, Ragged
 from leyden.data.rows import Part
 from leyden.data.templates import Template
@@ -137,26 +138,15 @@ class TreeDataset(Dataset[Sample]):
             conversation = self._started(conversation)
         return self._targeted(conversation, whole[-1]) if apart and answered else conversation
 
-    def longest_prompt(self) -> int:
-        """Tokens of the longest generation prompt; its texts bound each, so that few have to be written out."""
-        if self.pieces is not None:
-            return 0
-        tokens, samples = self.tokens, self.part.samples
-        sizes = tokens["prompt"].lengths() + (tokens["answer"].lengths() if "answer" in tokens else 0)
-        bounds = np.add.reduceat(sizes[samples.values], samples.offsets[:-1])
-        if "system" in tokens:
-            bounds += tokens["system"].lengths()[samples.values[samples.offsets[:-1]]]
-        turns = np.diff(samples.offsets)
-        for count in np.unique(turns).tolist():
-            kinds = [self.template.layout(count, system=system) for system in {False, "system" in tokens}]
-            bounds[turns == count] += max(layout.before_answer() for layout in kinds)
-        bounds -= tokens["answer"].lengths()[samples.last()] if "answer" in tokens else 0
-        bounds, longest = np.clip(bounds, 1, self.limits.max_length), 0
-        for sample in np.argsort(-bounds, kind="stable").tolist():
-            if longest >= bounds[sample]:
-                break
-            longest = max(longest, len(self.conversation(sample, answered=False).history))
-        return longest
+    def groups(self, samples: Sequence[int] | None = None) -> Groups | None:
+        """Which samples (all by default) are of one conversation and so begin alike; None where none are.
+
+        Members of a group are places in `samples`.
+        """
+        rows = self.part.samples
+        if self.pieces is not None:  # one text in pieces, which do not begin alike
+            return None
+        return conversations(rows if samples is None else [rows[sample] for sample in samples])
 
     def measure(self) -> Fit:
         """Build every tree once and count what was cut."""

@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from leyden.data.augmented import AugmentedTrees
+from leyden.data.grouping import Groups, fitted
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class TrainingSampler(Sampler[list[int]]):
 
     A step takes `batch_size * world` samples; each rank gets its own consecutive share. In the last step of an epoch
     the rest is spread evenly; a rank that gets nothing gets a ghost, `~i`, whose targets do not count. The order holds
-    for every machine and version of numpy, so that a run can be continued elsewhere.
+    for every machine and version of numpy, so that a run can be continued elsewhere. Samples of a group follow each
+    other.
 
     Args:
         num_samples: of the training part.
@@ -34,10 +36,14 @@ class TrainingSampler(Sampler[list[int]]):
         seed: of the order.
         rank: this process.
         drop_last: leave out an incomplete last step, unless it is the only one.
+        groups: samples that stay together; None for none.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: Rank, *, drop_last: bool) -> None:
+    def __init__(  # noqa: PLR0913
+        self, num_samples: int, batch_size: int, seed: int, rank: Rank, *, drop_last: bool, groups: Groups | None = None
+    ) -> None:
         self.num_samples, self.batch_size, self.seed, self.rank = num_samples, batch_size, seed, rank
+        self.groups = groups
         self.step = step = batch_size * rank.world  # samples that all ranks take together
         self.whole_only = drop_last and num_samples >= step
         self.steps = num_samples // step if self.whole_only else ceil(num_samples / step)
@@ -56,7 +62,7 @@ class TrainingSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's batches, from `consumed` on; the next epoch starts at its beginning."""
-        order = epoch_order(self.num_samples, self.seed, self.epoch)
+        order = epoch_order(self.num_samples, self.seed, self.epoch, self.groups)
         first, self.consumed = self.consumed, 0
         for start in range(first, self.end(first), self.step):
             yield _share(order[start : start + self.step], self.rank)
@@ -109,14 +115,17 @@ class TrainingLoader(DataLoader[Any]):
         self._handed_out = None
 
 
-def epoch_order(num_samples: int, seed: int, epoch: int) -> list[int]:
-    """The order of the samples in an epoch: a permutation of their numbers."""
+def epoch_order(num_samples: int, seed: int, epoch: int, groups: Groups | None = None) -> list[int]:
+    """The order of the samples in an epoch: a permutation of their numbers; groups are drawn and stay whole."""
+    count = num_samples if groups is None else len(groups)
     # numpy promises equal streams for its bit generators only, not for permutation()
-    order: list[int] = np.argsort(np.random.PCG64([seed, epoch]).random_raw(num_samples), kind="stable").tolist()
-    return order
+    order: list[int] = np.argsort(np.random.PCG64([seed, epoch]).random_raw(count), kind="stable").tolist()
+    return order if groups is None else fitted(groups, order)
 
 
-def evaluation_batches(lengths: Sequence[int], batch_size: int, rank: Rank) -> list[list[int]]:
+def evaluation_batches(
+    lengths: Sequence[int], batch_size: int, rank: Rank, groups: Groups | None = None
+) -> list[list[int]]:
     """This rank's share of all samples, without copies, in batches of similar length, the longest first.
 
     Every rank has equally many batches, if need be one more with a ghost, `~i`: ranks that share weights wait for each
@@ -126,11 +135,18 @@ def evaluation_batches(lengths: Sequence[int], batch_size: int, rank: Rank) -> l
         lengths: tokens of each sample.
         batch_size: samples per batch.
         rank: this process.
+        groups: samples that stay together, at the place of their longest; ranks then take whole batches in turn.
     """
-    order = sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample))
-    own = order[rank.index :: rank.world]
-    batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-    most = ceil(len(order[:: rank.world]) / batch_size)
+    if groups is None:
+        order = sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample))
+        own = order[rank.index :: rank.world]
+        batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        most = ceil(len(order[:: rank.world]) / batch_size)
+    else:
+        longest = np.maximum.reduceat(np.asarray(lengths)[groups.members], groups.starts[:-1])
+        order = groups.joined(np.argsort(-longest, kind="stable").tolist())
+        every = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        batches, most = every[rank.index :: rank.world], ceil(len(every) / rank.world)
     return batches + [[~order[-1]]] * (most - len(batches))
 
 

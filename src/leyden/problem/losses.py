@@ -46,11 +46,23 @@ def of_means(loss: Function) -> Function:
     return loss
 
 
+def of_batches(loss: Function) -> Function:
+    """Mark a preference loss that reads the pairs of a batch together, so that no batch may be split."""
+    loss.compares_pairs = True  # type: ignore[attr-defined]
+    return loss
+
+
 def averages(loss: Callable[..., Any]) -> bool:
     """Whether a preference loss, its knobs filled in or not, scores answers by means over tokens."""
     knobs = loss.keywords if isinstance(loss, partial) else {}
     function = loss.func if isinstance(loss, partial) else loss
     return bool(knobs.get("average", getattr(function, "average", False)))
+
+
+def compares_pairs(loss: Callable[..., Any]) -> bool:
+    """Whether a loss, its knobs filled in or not, reads the pairs of a batch together."""
+    function = loss.func if isinstance(loss, partial) else loss
+    return bool(getattr(function, "compares_pairs", False))
 
 
 def _scores(answers: AnswerScores, average: bool) -> tuple[Tensor, Tensor]:
@@ -104,6 +116,7 @@ def ipo(pair: Pair, *, beta: float) -> Tensor:
     return (chosen - rejected - 1 / (2 * beta)) ** 2
 
 
+@of_batches
 def kto_pair(pair: Pair, *, beta: float, detach_kl: bool) -> Tensor:
     """Kahneman-Tversky loss of both answers: 1 - sigma(beta (a - K_l)) and 1 - sigma(beta (K_w - c)), scores summed.
 

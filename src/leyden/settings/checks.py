@@ -22,7 +22,15 @@ WRITING = (
     "top_k top_p"
 )
 
-UNTRAINED = "freeze_layers intermediate_dropout gradient_checkpointing"
+OF_CHAINS = "limit_chained_samples only_last_answer group_conversations"
+UNTRAINED = {  # what only a training reads
+    "backbone.": "freeze_layers intermediate_dropout gradient_checkpointing",
+    "trainer.": "grad_accumulation gradient_clip drop_last_batch evaluation_epochs early_stopping_patience "
+    "early_stopping_min_delta max_minutes max_bad_steps find_unused_parameters",
+    "tokenizer.": "padding_quantile",
+    "checkpoint.": "max_gib",
+}
+UNTRAINED_GROUPS = ("optimizer.", "schedule.", "augmentation.")
 
 
 def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[str]:
@@ -91,7 +99,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
     off: list[tuple[bool, str, str, str]] = [
         (data.chat_template, "dataset.", MARKERS, "dataset.chat_template=true: the tokenizer's template decides"),
         (data.system_column is None, "dataset.", "text_system_start add_eos_token_to_system", "no system_column"),
-        (data.parent_id_column is None, "dataset.", "limit_chained_samples only_last_answer", "no parent_id_column"),
+        (data.parent_id_column is None, "dataset.", OF_CHAINS, "no parent_id_column"),
         (not data.prompt_columns[1:], "dataset.", "prompt_column_separator", "fewer than two prompt columns"),
         (not data.personalize, "dataset.", "chatbot_name chatbot_author", "dataset.personalize=false"),
         (len(data.train_tables) == 1, "dataset.", "train_ratios", "one table to train on"),
@@ -112,9 +120,15 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
             "differential_learning_rate",
             "optimizer.differential_learning_rate_layers=[]",
         ),
-        (settings.trainer.epochs == 0, "backbone.", UNTRAINED, "trainer.epochs=0 trains nothing"),
+        *_untrained(settings, explicit),
         (not settings.logger.chosen, "", "log_step_size", "logger=none"),
         (settings.trainer.strategy == "auto", "", "log_all_ranks", "trainer.strategy=auto is one process"),
+        (
+            settings.trainer.devices == settings.trainer.num_nodes == 1,
+            "",
+            "log_all_ranks",
+            "trainer.devices=1 is one process",
+        ),
     ]
     reasons: dict[str, str] = {}
     for when, group, names, why in off:
@@ -122,3 +136,15 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
             reasons = {group + name: why for name in names.split()} | reasons
     for key in sorted(reasons.keys() & explicit):
         yield f"{key} has no effect here ({reasons[key]}). Leave it out."
+
+
+def _untrained(settings: Settings, explicit: frozenset[str]) -> list[tuple[bool, str, str, str]]:
+    """What a run without training does not read: whether so, the group, its keys, and why."""
+    none, why = settings.trainer.epochs == 0, "trainer.epochs=0 trains nothing"
+    forced = none and not settings.trainer.evaluate_before_training
+    typed = [key.rpartition(".") for key in explicit if key.startswith(UNTRAINED_GROUPS)]
+    return [
+        *((none, group, keys, why) for group, keys in UNTRAINED.items()),
+        *((none, f"{group}.", key, why) for group, _, key in typed),
+        (forced, "trainer.", "evaluate_before_training", f"{why}, and evaluates once"),
+    ]

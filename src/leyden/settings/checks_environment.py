@@ -27,6 +27,11 @@ def environment(settings: Settings) -> Iterator[str]:
             f"checkpoint=each_evaluation_epoch does not go with trainer.strategy={trainer.strategy}, where no process "
             "has all weights before the end. Use checkpoint=best or last."
         )
+    if isinstance(trainer.tokens_per_pass, int) and trainer.strategy not in ("auto", "ddp"):
+        yield (
+            f"trainer.tokens_per_pass={trainer.tokens_per_pass} does not go with trainer.strategy={trainer.strategy}, "
+            "whose processes have to make equally many passes. Set it to auto or null, and lower trainer.batch_size."
+        )
     if trainer.strategy.startswith("deepspeed"):
         yield from _deepspeed(settings)
 

@@ -49,6 +49,18 @@ def _found(settings: Settings) -> Iterator[str]:
                     "several. Find it once with trainer.strategy=auto, and write the number here."
                 )
 
+    trainer = settings.trainer
+    if trainer.batch_size == "auto" and trainer.epochs == 0:
+        yield (
+            "trainer.batch_size=auto looks for the rows of an update, and with trainer.epochs=0 there is none. Set a "
+            "number."
+        )
+    if trainer.batch_size == "auto" and trainer.drop_last_batch and settings.log_step_size == "relative":
+        yield (
+            "log_step_size=relative needs to know how many samples trainer.drop_last_batch=true leaves out, and with "
+            "trainer.batch_size=auto nobody does at the start. Set a number, or log_step_size=absolute."
+        )
+
 
 def training_advice(settings: Settings) -> Iterator[str]:
     """What is legal but likely not meant."""
@@ -101,3 +113,7 @@ def _adapter(lora: Lora | Adapter | None) -> Iterator[str]:
             f"lora.init_lora_weights={show(start)} changes the weights under the adapter, so that switching it off "
             "does not give the starting point back. Allowed: true, false, 'gaussian', 'orthogonal'."
         )
+    for key in ("r", "alpha", "lora_alpha"):
+        value = lora.knobs.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            yield f"lora.{key}={show(value)} is not allowed: an adapter of that size says nothing. Allowed: above 0."

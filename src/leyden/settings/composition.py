@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from leyden.settings.overrides import choices_of, is_group, keys_of_choices
-from leyden.settings.wording import nearest
+from leyden.settings.wording import ELSEWHERE, nearest
 
+OmegaConf.register_new_resolver("home", lambda path: str(Path(str(path)).expanduser()), replace=True)
 OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v is not None), None), replace=True)
 UNFIT = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 
@@ -113,6 +114,8 @@ def _homeless(key: str, folders: Sequence[Path], overrides: Sequence[str]) -> st
         there = f"has no effect with {chosen}" if chosen else f"is not a setting of this choice of {path}"
         return f"{key} {there}; it belongs to {', '.join(homes)}. Choose that, or leave it out."
     near = nearest(key, _keys_of(path, group, folders))
+    if near and name in ELSEWHERE:
+        return f"{key} is not a setting here.{near}"
     if not near and (choice := nearest(name, choices_of(folders, path) if group else [])):
         near = choice.replace("mean ", f"mean {path}=")
     return f"{key} is not a setting here.{near} To hand it on as it is, write a plus sign before it: +{typed}"

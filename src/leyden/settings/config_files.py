@@ -18,6 +18,7 @@ from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError
 from leyden.settings.overrides import choices_of
 
+SPACE = "hydra.sweeper.params"
 SOURCE = Path(__file__).resolve().parents[2]
 Definition = ast.ClassDef | ast.FunctionDef
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -84,6 +85,20 @@ def read_config_file(folder: Path, name: str) -> ConfigFile:
     words = _opening(text) or _first_line(str(tree.get("_target_", "")))
     comments = {f"{prefix}{key}": comment for key, comment in _comments(text)}
     return ConfigFile(stem, words, values, comments, dict(_brought(defaults, group)))
+
+
+def read_sweep(folder: Path, name: str) -> ConfigFile:
+    """A file of conf/sweep: what it searches, by the keys of the settings, and what it tells Hydra's sweeper.
+
+    Args:
+        folder: of the config groups.
+        name: of the file.
+    """
+    text = (folder / "sweep" / f"{name}.yaml").read_text(encoding="utf-8")
+    tree = OmegaConf.create(text)
+    space = OmegaConf.select(tree, SPACE)  # its keys have dots of their own, which name settings
+    values = dict(flat({"hydra": _plain(tree.hydra)})) if space is None else _plain(space)
+    return ConfigFile(name, _opening(text), values, dict(_comments(text)), {})
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -51,6 +51,9 @@ class Dataset(Group):
     add_eos_token_to_prompt: bool = Field(description="End each prompt with the end-of-sequence token.")
     add_eos_token_to_answer: bool = Field(description="End each answer with it, so that the model learns to stop.")
     limit_chained_samples: bool = Field(description="One sample per whole conversation; false: one per row.")
+    group_conversations: bool = Field(
+        description="Keep samples of one conversation in one batch, which computes their common turns once."
+    )
     mask_prompt_labels: bool = Field(description="Train on answers only; false: on every token.")
     only_last_answer: bool = Field(description="Train on the last answer of a conversation only.")
     chat_template: bool = Field(description="Use the tokenizer's own chat template in place of the text markers.")

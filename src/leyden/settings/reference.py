@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from leyden.settings.base import OpenGroup
-from leyden.settings.config_files import ConfigFile, read_config_file, read_group
+from leyden.settings.config_files import ConfigFile, read_config_file, read_group, read_sweep
 from leyden.settings.h2o_rules import LOSSES, METRICS, OPTIMIZERS, PROBLEMS
+from leyden.settings.overrides import choices_of
 from leyden.settings.reference_facts import MOST_VALUES, NONE, Facts, choices, foreign, gather, plain, type_of, written
 from leyden.settings.schema import PredictSettings
 from leyden.settings.wording import fields_of, groups_in
@@ -45,6 +46,11 @@ EXPERIMENTS = """\
 ## experiment
 
 Named differences, chosen by `experiment=NAME`; nothing is chosen by default."""
+SWEEPS = """\
+## sweep
+
+Searches over settings, chosen by `sweep=NAME`; nothing is chosen by default. How to search, and how to make a space of
+your own: [Sweeps](sweeps.md)."""
 PREDICTION = """\
 ## predict.py
 
@@ -62,13 +68,14 @@ def settings_page(folder: Path) -> str:
         ConfigError: a file of a group does not compose.
     """
     facts = gather(folder)
-    titles = ["Root", *facts.groups, "experiment", "predict.py"]
+    titles = ["Root", *facts.groups, "experiment", "sweep", "predict.py"]
     parts = [INTRODUCTION, "Contents: " + " · ".join(f"[{title}](#{_anchor(title)})" for title in titles)]
     parts += ["## Root", _keys(facts, "")]
     for group in facts.groups:
         parts += _group(facts, group)
     experiments = read_group(folder, "experiment")
     parts += [EXPERIMENTS, _table(("choice", "what it is"), [(f"`{file.name}`", file.words) for file in experiments])]
+    parts += [SWEEPS, *_sweeps(folder)]
     parts += [PREDICTION, _table(KEYS, _prediction(facts, read_config_file(folder, "predict")))]
     return "\n\n".join(parts) + "\n"
 
@@ -150,6 +157,20 @@ def _known_tables(facts: Facts) -> Iterator[Sequence[str]]:
     for (dataset, problem), file in facts.tables.items():
         values = [f"`{key}={plain(value)}`" for key, value in file.values.items()]
         yield f"`dataset={dataset} problem={problem}`", file.words, ", ".join(values)
+
+
+def _sweeps(folder: Path) -> Iterator[str]:
+    """The spaces that are searched, and the keys of every search."""
+    files = [read_sweep(folder, name) for name in choices_of([folder], "sweep")]
+    spaces = [", ".join(f"`{key}={plain(value)}`" for key, value in file.values.items()) for file in files]
+    rows = [(f"`{file.name}`", file.words, space) for file, space in zip(files, spaces, strict=True)]
+    yield _table(("choice", "what it is", "what it searches"), rows)
+    common = read_sweep(folder, "_optuna")
+    own = []
+    for key, value in common.values.items():
+        comment = common.comments.get(key) or common.comments[key.rpartition(".")[0]]
+        own.append((f"`{key}`", written(value), f"{comment}."))
+    yield _table(("key", "default", "meaning"), own)
 
 
 def _prediction(facts: Facts, file: ConfigFile) -> Iterator[Sequence[str]]:

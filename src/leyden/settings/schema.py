@@ -34,7 +34,9 @@ class Settings(Group):
         description="Seed of everything random; -1 draws one and saves it."
     )
     overwrite: bool = Field(description="Replace an existing run folder.")
-    cache: Literal["on", "off"] = Field(description="Keep tokens and converted weights for the next start.")
+    cache: Literal["on", "off"] = Field(
+        description="Keep tokens, converted weights and the scores of a reference for the next start."
+    )
     debug: bool = Field(description="Show the traceback of an error.")
     log_step_size: Literal["absolute", "relative"] = Field(
         description="What trackers count along their x axis: samples, or the share of all planned samples."

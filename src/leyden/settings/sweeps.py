@@ -99,7 +99,7 @@ def taken(config: DictConfig) -> list[str]:
     name = config.get("experiment_name")
     if name is None:
         return []  # it will be named after the time
-    folder = Path(str(config.output_directory), str(name))
+    folder = Path(str(config.output_directory), str(name)).expanduser()
     if (folder / SAVED).is_file():
         return [f"experiment_name={name}: {folder} is a run, so no sweep goes into it. Choose another experiment_name."]
     if config.overwrite is not True and any(folder.glob(f"*/{SAVED}")):

@@ -66,9 +66,13 @@ class Trainer(Group):
     """How many rows, how often, on which devices."""
 
     batch_size: Count | Literal["auto"] = Field(
-        description="Rows per device and forward pass; auto: the largest power of two that the memory holds."
+        description="Rows per device and batch; auto: the largest power of two that the memory holds."
     )
-    grad_accumulation: Count = Field(description="Forward passes per update.")
+    tokens_per_pass: Count | Literal["auto"] | None = Field(
+        description="Tokens that go through the model at once; a larger batch is split, with the same update. auto: "
+        "chosen from model and machine; null: no limit."
+    )
+    grad_accumulation: Count = Field(description="Batches per update.")
     epochs: Annotated[int, Field(ge=0)] = Field(description="Passes over the training rows; 0 evaluates only.")
     gradient_clip: NotNegative = Field(description="Upper bound of the gradient's L2 norm; 0: off.")
     drop_last_batch: bool = Field(description="Leave out an incomplete last batch of an epoch.")

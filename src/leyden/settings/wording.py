@@ -24,17 +24,32 @@ _SHOWN = 80
 _INNER = re.compile(r"\.(_target_|scores|metrics|recommended(\..*)?)$")  # of YAML files, not of the command line
 _PLURAL = re.compile(r"\b(row|sample|token|cell|update|prediction|evaluation)s\b")
 _BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
+ELSEWHERE = {  # what other programs call it
+    "rank": "r", "lora_rank": "r", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
+    "lr": "learning_rate", "max_lr": "learning_rate", "decay": "weight_decay", "wd": "weight_decay",
+    "warmup": "warmup_epochs", "warmup_ratio": "warmup_epochs", "warmup_steps": "warmup_epochs",
+    "num_train_epochs": "epochs", "max_epochs": "epochs", "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "grad_accumulation", "accumulate_grad_batches": "grad_accumulation",
+    "max_grad_norm": "gradient_clip", "gradient_clip_val": "gradient_clip", "gpus": "devices",
+    "num_workers": "number_of_workers", "patience": "early_stopping_patience", "val_size": "validation_size",
+    "max_seq_length": "max_length", "max_new_tokens": "max_length_inference", "torch_dtype": "dtype",
+    "model": "name", "model_name": "name", "attn_implementation": "attention_implementation",
+}  # fmt: skip
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean X?` for the closest legal name, or nothing when none is close.
 
-    A key is sought in its own group first, then by its last word in every group.
+    A key is sought in its own group first, then by its last word in every group; before that by what other programs
+    call it.
     """
     group, _, word = name.rpartition(".")
+    here = ELSEWHERE.get(word, word)
     names = sorted((key for key in known if key != name and not _INNER.search(key)), key=lambda key: key.count("."))
     own = {key.rpartition(".")[2]: key for key in names if key.rpartition(".")[0] == group}
     words = {key.rpartition(".")[2]: key for key in reversed(names)}
+    if here != word and (same := own.get(here) or words.get(here)):
+        return f" Did you mean {same}?"
     same = words.get(word)
     for table, cutoff in ((own, 0.6), ({word: same} if same else {}, 1.0), (words, 0.75)):
         if close := difflib.get_close_matches(word, list(table), n=1, cutoff=cutoff):

@@ -26,6 +26,7 @@ from leyden.data.augmentation import Augmentor, mask_id, special_ids
 from leyden.data.augmented import AugmentedTrees
 from leyden.data.collator import Collator, Layout
 from leyden.data.datamodule import TreeDataModule
+from leyden.data.longest_prompt import longest_prompt
 from leyden.data.rows import Part
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
@@ -55,7 +56,7 @@ def load_backbone(
     if warning := check_positions(model, settings.tokenizer.max_length):
         log.warning("%s", warning)
     if material.problem.generates and (
-        warning := check_room(model, material.validation.trees.longest_prompt(), settings.generation)
+        warning := check_room(model, longest_prompt(material.validation.trees), settings.generation)
     ):
         log.warning("%s", warning)
     freeze_layers(model, settings.backbone.freeze_layers)
@@ -92,20 +93,31 @@ def make_data(settings: Settings, material: Material, collator: Collator) -> Tre
         seed=settings.seed,
         evaluation_batch_size=settings.generation.batch_size_inference or settings.trainer.rows,
         augmented=augmented,
+        grouped=settings.dataset.group_conversations,
     )
 
 
+def longest_shared(settings: Settings, material: Material) -> int:
+    """Tokens of the longest sample, where samples of one conversation stay together; else 0."""
+    grouped = settings.dataset.group_conversations and material.train.trees.groups() is not None
+    return max(material.train.fit.lengths) if grouped else 0
+
+
 def make_collator(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, backbone: nn.Module, attention: AttentionChoice
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    backbone: nn.Module,
+    attention: AttentionChoice,
+    tokens: int | None = None,
 ) -> Collator:
-    """How batches are made for a backbone that attends in this way."""
+    """How batches are made for a backbone that attends in this way, and passes of so many tokens at most."""
     config = base_model(backbone).config
     layout: Layout = "padded" if attention.engine == "padded" else "packed"
     if config.is_encoder_decoder:
         layout = "encoder_decoder"
     start = getattr(config, "decoder_start_token_id", None)
     limits = settings.tokenizer
-    return Collator(layout, pad_id(tokenizer), start or 0, limits.padding_quantile, limits.max_length)
+    return Collator(layout, pad_id(tokenizer), start or 0, limits.padding_quantile, limits.max_length, tokens)
 
 
 def reads_texts(material: Material) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -40,7 +42,11 @@ class History(Callback):
         best_evaluation: what the best of them said of each row.
         samples: samples that all ranks have trained on.
         tokens: tokens that all ranks have trained on.
+        computed: tokens that went through the model on this rank.
+        shared: tokens that did not, because other samples of their batch begin with them.
         seconds: time spent in training batches, evaluations and loading left out.
+        waiting: time between them: loading, logging and the like, evaluations left out.
+        first_update: when the first batch of this process began, in seconds since 1970; None before that.
         latest: the numbers of the last update.
     """
 
@@ -49,31 +55,47 @@ class History(Callback):
     best_evaluation: Evaluation | None = None
     samples: int = 0
     tokens: int = 0
+    computed: int = 0
+    shared: int = 0
     seconds: float = 0.0
+    waiting: float = 0.0
+    first_update: float | None = None
     latest: dict[str, float] = field(default_factory=dict)
     _clock: float = 0.0
+    _idle_since: float = 0.0
     _window_seconds: float = 0.0
     _seen: int = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the first wait."""
+        self._idle_since = time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start the clock of this batch."""
         self._clock = time.perf_counter()
+        self.waiting += self._clock - self._idle_since
+        if self.first_update is None:
+            self.first_update = time.time()
 
     def on_train_batch_end(  # noqa: PLR0913
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log an update once it is complete."""
-        self._window_seconds += time.perf_counter() - self._clock
+        self._idle_since = time.perf_counter()
+        self._window_seconds += self._idle_since - self._clock
         assert isinstance(pl_module, FineTuner)
+        self.computed += sum(part.num_tokens for part in batch)
+        self.shared += sum(part.num_shared for part in batch)
         if trainer.global_step == self._seen or pl_module.record is None:
             return
         self._seen, record = trainer.global_step, pl_module.record
         self.samples += record.samples
         self.tokens += record.tokens
         self.seconds += self._window_seconds
-        values = {**record.values, "train/tokens_per_second": record.tokens / max(self._window_seconds, 1e-9)}
+        speed = record.tokens / max(self._window_seconds, 1e-9)
+        values = {**record.values, "train/tokens": float(record.tokens), "train/tokens_per_second": speed}
         self._window_seconds = 0.0
         self.latest = values
         self._log(trainer, values)
@@ -87,6 +109,7 @@ class History(Callback):
         if self.best() is point:
             self.best_evaluation = pl_module.evaluation
         self._log(trainer, pl_module.evaluation.metrics)
+        self._idle_since = time.perf_counter()
 
     def best(self) -> Point | None:
         """The evaluation with the best value of the metric; the earliest of equals."""
@@ -161,9 +184,24 @@ class ProgressDisplay(AfterUpdate):
             self.display.stop()
 
 
+def shared_tokens(history: History) -> str:
+    """How many tokens were not computed again, in a line for the log."""
+    every = history.computed + history.shared
+    return (
+        f"{history.shared:,} of {every:,} training tokens ({history.shared / every:.0%}) were common beginnings of "
+        "samples in one batch, which are computed once."
+    )
+
+
 def peak_memory_gib() -> float:
-    """Most memory so far: of the device where it is a GPU, resident in this process where it is a CPU."""
+    """Most memory so far: of the device where it is a GPU, resident in this process where it is a CPU.
+
+    Linux counts it per program (VmHWM); `ru_maxrss` would start from the peak of the process that started this one.
+    """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(found[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

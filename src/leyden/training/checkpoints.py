@@ -75,6 +75,7 @@ class Checkpoints(Callback):
     export: Callable[[Path], None] | None = None
     saved: list[SavedState] = field(default_factory=list)
     seconds: float = 0.0
+    _is_over_budget: bool = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, then delete what the policy does not keep."""
@@ -142,9 +143,10 @@ class Checkpoints(Callback):
             oldest = next(one for one in kept if one not in needed)
             kept.remove(oldest)
             log.info("checkpoint.max_gib=%s: %s is deleted.", self.settings.max_gib, oldest.path.name)
-        if sum(one.size for one in kept) > budget:
+        if sum(one.size for one in kept) > budget and not self._is_over_budget:
+            self._is_over_budget = True
             log.warning(
-                "checkpoint.max_gib=%s is less than the %.3f GiB of the checkpoint that a resume needs; it stays.",
+                "checkpoint.max_gib=%s is less than the %.3g GiB of the checkpoint that a resume needs; it stays.",
                 self.settings.max_gib, sum(one.size for one in kept) / GIB,
             )  # fmt: skip
         for one in self.saved:

@@ -187,6 +187,8 @@ def due_updates(total: int, per_epoch: int, every_epochs: float) -> frozenset[in
         per_epoch: updates of one epoch.
         every_epochs: interval; fractions of an epoch allowed.
     """
+    if every_epochs * per_epoch <= 1:
+        return frozenset(range(1, total + 1)) | {total}
     times = math.floor(total / (every_epochs * per_epoch) + 1e-9)
     return frozenset({max(1, round(k * every_epochs * per_epoch)) for k in range(1, times + 1)} | {total})
 

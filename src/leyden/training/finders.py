@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -29,6 +30,10 @@ DIVERGED = 4.0  # times the best loss
 FEWEST = 12  # updates that a suggestion needs
 SPARE = 0.8  # share of the memory that a batch may fill
 LARGEST = 256
+LIMITS = (  # of a container, by the two versions of control groups
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 TrainerOf = Callable[[list[Callback], int], L.Trainer]
 
 
@@ -57,7 +62,8 @@ class RangeTest(AfterUpdate):
         if record.applied:
             self.losses.append(loss)
         best = min(smoothed(self.losses), default=math.inf)
-        trainer.should_stop = not record.applied or (len(self.losses) >= FEWEST and loss > DIVERGED * best)
+        failed = not record.applied and pl_module.bad_steps > 0  # an update whose rows weigh nothing is no failure
+        trainer.should_stop = failed or (len(self.losses) >= FEWEST and loss > DIVERGED * best)
 
 
 def find_learning_rate(module: FineTuner, loader: DataLoader[Any], trainer_of: TrainerOf) -> float:
@@ -148,11 +154,16 @@ def find_batch_size(
         size *= 2
 
 
-def memory_gib() -> float:
-    """Memory of the device in use: of the GPU, or of the machine, in GiB."""
+def memory_gib(limits: Sequence[Path] = LIMITS) -> float:
+    """Memory of the device in use: of the GPU, or of the machine as far as this process may use it, in GiB.
+
+    Args:
+        limits: files in which the system may say how much that is, in bytes.
+    """
     if _on_gpu():
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    said = [text for path in limits if path.is_file() and (text := path.read_text(encoding="utf-8").strip()).isdigit()]
+    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *map(int, said), math.inf) / 2**30
 
 
 def _on_gpu() -> bool:

@@ -7,10 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -20,14 +18,15 @@ from leyden.backbone.heads import head_outputs
 from leyden.backbone.noise import embedding_noise
 from leyden.backbone.reference import Reference
 from leyden.backbone.scoring import target_logps
-from leyden.backbone.sharding import Sharded, shard
 from leyden.data.batches import Batch
-from leyden.problem.base import Problem
+from leyden.problem.base import Outcome, Problem
 from leyden.problem.metrics import Metric
-from leyden.settings.errors import ConfigError, LeydenError, TrainingError
+from leyden.settings.errors import LeydenError, TrainingError
 from leyden.training.evaluation import Answers, Collected, Evaluation, finish
 from leyden.training.optimizer import set_mode
+from leyden.training.reference_scores import ReferenceScores
 from leyden.training.scheduling import Driven, Scheduler
+from leyden.training.shared_weights import SharedWeights
 from leyden.training.update import (
     UpdateRecord,
     Window,
@@ -37,14 +36,13 @@ from leyden.training.update import (
     samples_of_ranks,
     scale_gradients,
     sum_over_ranks,
-    trained_weights,
     update_values,
 )
 
 log = logging.getLogger(__name__)
 
 
-class FineTuner(L.LightningModule):
+class FineTuner(SharedWeights):
     """A backbone that learns a problem.
 
     An update is the mean over all its targets, however it is cut into rows, batches and ranks: losses are summed, and
@@ -63,6 +61,7 @@ class FineTuner(L.LightningModule):
         answers: generates texts for metrics that read them; None where none does.
         noise_alpha: strength of the noise on the embeddings in training.
         learned: whether the adapter starts from an earlier training, so that the reference is not the bare backbone.
+        scores: what is known of the reference's; None: nothing yet.
     """
 
     def __init__(  # noqa: PLR0913
@@ -79,6 +78,7 @@ class FineTuner(L.LightningModule):
         answers: Answers | None = None,
         noise_alpha: float = 0.0,
         learned: bool = False,
+        scores: ReferenceScores | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.problem = backbone, problem
@@ -88,8 +88,7 @@ class FineTuner(L.LightningModule):
         self.reference = Reference(backbone, learned=learned)
         if problem.uses_reference:
             self.reference.prepare()
-        self.validation_reference: dict[tuple[int, ...], Tensor] = {}
-        self.sharded: Sharded | None = None
+        self.scores = scores or ReferenceScores()
         self.window = Window()
         self.record: UpdateRecord | None = None
         self.collected = Collected()
@@ -110,57 +109,38 @@ class FineTuner(L.LightningModule):
             return head_outputs(self.backbone, batch)
 
     def reference_logps(self, batch: Batch) -> Tensor:
-        """Log-probability of each target under the starting point: [N]; computed once for each validation batch."""
-        if self.training:
-            return self.reference.logps(batch)
-        if batch.samples not in self.validation_reference:
-            self.validation_reference[batch.samples] = self.reference.logps(batch)
-        return self.validation_reference[batch.samples]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained, never the frozen base."""
-        trained = trained_weights(self)
-        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name in trained}
-
-    def configure_model(self) -> None:
-        """Share the weights among the ranks where the strategy says so; called again before each loop."""
-        strategy = self.trainer.strategy
-        if self.sharded is not None or not isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
-            return
-        if self.reference.start:
-            raise ConfigError(
-                "trainer.strategy shares the weights among processes, and this run needs a copy of the starting point "
-                "beside them. Train an adapter that starts from nothing (lora=lora, no pretrained_weights and no "
-                "unfreeze_layers), a loss without a reference, or with trainer=ddp."
-            )
-        self.sharded = Sharded(self.backbone)
-        if isinstance(strategy, ModelParallelStrategy):  # DeepSpeed's engine shares them itself, later
-            shard(self.backbone, strategy.device_mesh["data_parallel"])
-
-    def gather(self) -> None:
-        """Have every weight on this rank again, for good; every rank has to ask, and the first one keeps them."""
-        if self.sharded is not None:
-            self.backbone = self.sharded.whole()
-            self.sharded = None
+        """Log-probability of each target under the starting point: [N]; looked up where it is known."""
+        return self.scores.of(batch, self.reference, training=self.training)
 
     def on_train_epoch_start(self) -> None:
         """Switch training mode on: neither the library nor Lightning does, and dropout would stay off."""
         self.train()
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, batch: list[Batch], batch_idx: int) -> None:  # noqa: ARG002
         """Draw this step's randomness from seed, step and rank, so that none of it needs saving."""
         set_mode(self.trainer.optimizers, training=True)
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         mixed = np.random.SeedSequence((self.seed, step, self.global_rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(mixed[0] >> 1))  # 63 bits: what every device takes
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The summed loss of one batch; Lightning divides by the accumulation count, which is undone here."""
-        outcome = self.problem.compute(self, batch)
-        self.window.add(batch, outcome, self.problem.logged)
+    def training_step(self, batch: list[Batch], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The summed loss of a batch's last pass; those before have their gradients by then.
+
+        Gradients add up over passes, batches and ranks alike. Lightning divides by the accumulation count, which is
+        undone here. Only the last pass of a batch is one that ranks synchronise after.
+        """
+        if not self.window.passes:
+            self.zero_grad(set_to_none=True)
+        *before, last = batch
+        for part in before:
+            self.trainer.strategy.backward(self._added(part).loss.total, None)
+        outcome = self._added(last)
         if self.trainer.strategy.handles_gradient_accumulation:
             return outcome.loss.total * mean_of_step(self.window, self.device, self.trainer.world_size)
         return outcome.loss.total * self.trainer.accumulate_grad_batches
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Nothing: Lightning asks for it after the forward pass, when the passes before have left their gradients."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make the gradient the mean over all targets of all ranks, or drop the update if it is not finite.
@@ -198,9 +178,10 @@ class FineTuner(L.LightningModule):
         set_mode(self.trainer.optimizers, training=False)
         self.collected = Collected()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: list[Batch], batch_idx: int) -> None:  # noqa: ARG002
         """Score one batch."""
-        self.collected.add(batch, self.problem.compute(self, batch))
+        for part in batch:
+            self.collected.add(part, self.problem.compute(self, part))
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole part."""
@@ -230,6 +211,11 @@ class FineTuner(L.LightningModule):
         optimizer = self.make_optimizer(self.backbone)
         schedule: Any = self.make_schedule(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _added(self, batch: Batch) -> Outcome:
+        outcome = self.problem.compute(self, batch)
+        self.window.add(batch, outcome, self.problem.logged)
+        return outcome
 
     def _count_bad(self, window: Window, what: str, cure: str) -> None:
         self.bad_steps += 1

@@ -21,6 +21,7 @@ from leyden.training.problems import check_knobs, dotted
 
 log = logging.getLogger(__name__)
 DIFFERENTIAL = "differential"
+FILLED = {"lr": "optimizer.learning_rate", "params": "the weights that are trained"}
 _MATRIX_MODULES = (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LINEAR_MAPS = (nn.Linear, Conv1D)
 
@@ -29,19 +30,34 @@ def optimizer_factory(settings: OptimizerSettings) -> Callable[..., Optimizer]:
     """The optimizer class with its settings filled in; it takes parameter groups.
 
     Raises:
-        ConfigError: the path leads nowhere, or the class refuses a setting or our groups.
+        ConfigError: the path leads nowhere, or the class refuses a setting, our groups or a first step.
     """
     make: Any = dotted(settings.target, "optimizer._target_")
     is_class = isinstance(make, type) and issubclass(make, Optimizer)
     if not is_class:
         raise ConfigError(f"optimizer._target_={settings.target!r} is no optimizer of torch. Name such a class.")
-    check_knobs(make, settings.knobs, "optimizer")
+    if make is torch.optim.Muon:
+        raise ConfigError(f"optimizer._target_={settings.target!r} moves matrices alone. Use optimizer=muon.")
+    check_knobs(make, settings.knobs, "optimizer", FILLED)
     factory = partial(cast(Callable[..., Optimizer], make), lr=settings.peak, **settings.knobs)
     try:
-        factory([{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": 0.0} for _ in range(2)])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer: {error}. Its keys must be arguments of {settings.target}.") from error
+        tried = factory([{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": 0.0} for _ in range(2)])
+        if make.__module__.startswith("torch."):  # others may ask for a device, or for a call of their own before
+            _step_once(tried)
+    except Exception as error:  # a class of any library may raise anything
+        raise ConfigError(
+            f"optimizer: {str(error).rstrip('.')}. Its keys must be arguments of {settings.target}, with values that "
+            "it takes."
+        ) from error
     return factory
+
+
+def _step_once(optimizer: Optimizer) -> None:
+    """Make an update of weights that nobody needs, as every update will be made."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.ones_like(weight)
+    optimizer.step()
 
 
 def parameter_groups(

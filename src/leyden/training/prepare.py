@@ -27,6 +27,7 @@ from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.training.devices import check_device
 from leyden.training.earlier_starts import measured, read_tables
+from leyden.training.memory import check_budget
 from leyden.training.optimizer import optimizer_factory
 from leyden.training.problems import make_metrics, make_problem
 from leyden.training.reading import make_limits, make_tokenizer
@@ -83,6 +84,7 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     metrics = make_metrics(settings, problem)
     check_schedule(settings.schedule, optimizer_factory(settings.optimizer), metrics[0].direction)
     check_adapter(settings.lora)
+    check_budget(settings, problem.loss)
     clock = time.perf_counter()
     tables = read_tables(settings, problem)
     train, validation = tables.train, tables.validation

@@ -14,6 +14,8 @@ from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.training.answers import TEXT_COLUMNS
 
+NOTHING: Mapping[str, str] = {}
+
 
 def make_problem(settings: Settings) -> Problem:
     """The problem with its loss, from their dotted paths.
@@ -105,21 +107,26 @@ def dotted(path: str, setting: str) -> Any:
         ) from error
 
 
-def check_knobs(target: Callable[..., Any], knobs: Mapping[str, object], group: str) -> None:
-    """Refuse keys that a function or class does not take.
+def check_knobs(
+    target: Callable[..., Any], knobs: Mapping[str, object], group: str, filled: Mapping[str, str] = NOTHING
+) -> None:
+    """Refuse keys that a function or class does not take, or that it gets from elsewhere.
 
     Args:
         target: what the knobs are handed to.
         knobs: by name.
         group: where they stand in the settings.
+        filled: arguments that are no knobs, with what fills them.
 
     Raises:
         ConfigError: names each key, and what there is.
     """
+    if faults := [f"{group}.{name} is filled by {filled[name]}. Leave it out." for name in knobs if name in filled]:
+        raise ConfigError(faults)
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    there = ", ".join(name for name in parameters if name not in ("self", "params", "loss"))
+    there = ", ".join(name for name in parameters if name not in ("self", "params", "loss", *filled))
     unknown = [name for name in knobs if name not in parameters]
     if unknown:
         raise ConfigError(

@@ -68,8 +68,13 @@ def wsd(step: int, *, total: int, warmup: float, floor: float, decay_share: floa
         floor: least factor after the warmup, in [0, 1). It clips the curve, it does not scale it.
         decay_share: share of the updates in which it falls, in (0, 1].
 
+    Raises:
+        ValueError: decay_share is out of that range.
+
     Source: Hu et al. 2024, arXiv:2404.06395, for the three phases; Hägele et al. 2024, arXiv:2405.18392, for the root.
     """
+    if not 0 < decay_share <= 1:
+        raise ValueError(f"decay_share={decay_share}, and it must be above 0, at most 1")
     if step < warmup:
         return step / max(1.0, warmup)
     end = max(warmup, total * (1 - decay_share))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -20,6 +21,9 @@ from leyden.training.problems import check_knobs, dotted
 
 MOVED = ("betas", "momentum")  # what schedulers move besides the rate
 PROBE = 10  # updates of the trial before the data is read
+FILLED_CURVE = {"step": "the updates done", "total": "the updates of the run", "warmup": "schedule.warmup_epochs",
+                "floor": "schedule.min_learning_rate_ratio"}  # fmt: skip
+FILLED_CLASS = {"optimizer": "the optimizer", "last_epoch": "the updates done"}
 
 
 class Scheduler(Protocol):
@@ -75,7 +79,8 @@ class Driven:
         self.updates += 1
         if self.updates > math.ceil(self.warmup) and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.stand_in.step()
-            self.scheduler.step()
+            with faults_of_keys(type(self.scheduler).__name__):
+                self.scheduler.step()
         self._apply()
 
     def evaluated(self, value: float) -> None:
@@ -137,17 +142,21 @@ class Plan:
             return LambdaLR(
                 optimizer, partial(target, total=self.updates, warmup=warmup, **_knobs(self.schedule, target))
             )
-        known = {"updates": max(1, self.updates - math.ceil(warmup)), "updates_per_epoch": self.per_epoch}
+        planned = max(1, self.updates - math.ceil(warmup))
+        # a rate that refers to optimizer.learning_rate says auto as long as that does
+        known = {"updates": planned, "updates_per_epoch": self.per_epoch, "auto": float(optimizer.defaults["lr"])}
         knobs = {name: _number(value, known) for name, value in self.schedule.knobs.items()}
         if issubclass(target, ReduceLROnPlateau):
             knobs["mode"] = self.direction
-        try:
-            return Driven(optimizer, lambda stand_in: cast(LRScheduler, target(stand_in, **knobs)), warmup)
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
+        with faults_of_keys(self.schedule.target):
+            driven = Driven(optimizer, lambda stand_in: cast(LRScheduler, target(stand_in, **knobs)), warmup)
+        steps = getattr(driven.scheduler, "total_steps", None)
+        if isinstance(steps, int) and steps < planned:
             raise ConfigError(
-                f"schedule: {error}. Its keys must be arguments of {self.schedule.target}; `updates` and "
-                "`updates_per_epoch` as values become numbers."
-            ) from error
+                f"schedule.total_steps: {steps} updates of {self.schedule.target} are fewer than the "
+                f"{planned} of this run. Set schedule.total_steps=updates."
+            )
+        return driven
 
 
 def check_schedule(schedule: Schedule, factory: Callable[..., Optimizer], direction: str) -> None:
@@ -172,12 +181,42 @@ def check_schedule(schedule: Schedule, factory: Callable[..., Optimizer], direct
             )
         if issubclass(target, ReduceLROnPlateau) and "mode" in schedule.knobs:
             raise ConfigError("schedule.mode has no effect: the first metric says which way is better. Leave it out.")
-        check_knobs(target, schedule.knobs, "schedule")
-    else:
-        check_knobs(target, {"total": 0, "warmup": 0.0, **_knobs(schedule, target)}, "schedule")
-    tried = Plan(schedule, direction, PROBE, PROBE)(factory([nn.Parameter(torch.zeros(1))]))
-    if isinstance(tried, Driven):
-        tried.step()
+        check_knobs(target, schedule.knobs, "schedule", FILLED_CLASS)
+        tried = cast(Driven, Plan(schedule, direction, PROBE, PROBE)(factory([nn.Parameter(torch.zeros(1))])))
+        for _ in range(PROBE):
+            tried.step()
+        return
+    check_knobs(target, schedule.knobs, "schedule", FILLED_CURVE)
+    knobs = {"total": PROBE, "warmup": min(1.0, schedule.warmup_epochs), **_knobs(schedule, target)}
+    check_knobs(target, knobs, "schedule")
+    with faults_of_keys(schedule.target):
+        factors = [target(step, **knobs) for step in range(PROBE + 1)]
+    odd = [factor for factor in factors if not (isinstance(factor, int | float) and math.isfinite(factor))]
+    if odd:
+        raise ConfigError(f"schedule: {schedule.target} returned {odd[0]!r}, and a curve returns a number.")
+
+
+@contextmanager
+def faults_of_keys(target: str) -> Iterator[None]:
+    """Whatever a curve or scheduler raises is about the keys that it got.
+
+    Args:
+        target: what was called, for the message.
+
+    Raises:
+        ConfigError: in place of any other error.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: "
+        said = f"{kind}{' '.join(str(error).split())}".rstrip(": .")
+        raise ConfigError(
+            f"schedule: {said}. Its keys must be arguments of {target}, with values that it takes; `updates` and "
+            "`updates_per_epoch` as values become numbers."
+        ) from error
 
 
 def _is_class(target: Any) -> bool:
@@ -191,7 +230,7 @@ def _knobs(schedule: Schedule, curve: Callable[..., float]) -> dict[str, Any]:
     return ({"floor": floor} if said else {}) | schedule.knobs
 
 
-def _number(value: Any, known: Mapping[str, int]) -> Any:
+def _number(value: Any, known: Mapping[str, float]) -> Any:
     """A value with the words for numbers of updates replaced, in lists too."""
     if isinstance(value, list):
         return [_number(item, known) for item in value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,18 @@ class Trials:
         return make_module(self.settings, self.material, self.backbone, 1, 1, make_schedule=_flat)
 
     def longest(self, size: int) -> DataLoader[Any]:
-        """One batch of the longest training samples, for as many passes as an update takes."""
+        """One batch of the longest training samples, in one pass that shares nothing, as often as an update takes."""
         train = self.material.train
         order = np.argsort(-train.fit.lengths.array, kind="stable")[:size].tolist()
         passes = self.settings.trainer.grad_accumulation
-        return DataLoader(train.trees, batch_sampler=[order] * passes, collate_fn=self.collator)
+        whole = replace(self.collator, tokens=None, merged=False)
+        return DataLoader(train.trees, batch_sampler=[order] * passes, collate_fn=whole.passes)
 
     def rate(self) -> float:
-        """The learning rate at which the loss falls fastest."""
-        module = make_module(self.settings, self.material, self.backbone, UPDATES, UPDATES, make_schedule=_growing)
+        """The learning rate at which the loss falls fastest; an update that cannot be applied ends the test alone."""
+        trainer = self.settings.trainer.model_copy(update={"max_bad_steps": UPDATES})
+        patient = self.settings.model_copy(update={"trainer": trainer})
+        module = make_module(patient, self.material, self.backbone, UPDATES, UPDATES, make_schedule=_growing)
         data = make_data(self.settings, self.material, self.collator)
         return find_learning_rate(module, data.train_dataloader(), self.trainer)
 
@@ -102,6 +105,7 @@ def settled(
         found["trainer.batch_size"] = "the largest power of two whose longest samples the memory holds"
         log.info("trainer.batch_size=auto is %d. To repeat this run elsewhere, write the number.", size)
     if settings.optimizer.learning_rate == "auto":
+        log.info("optimizer.learning_rate=auto: up to %d updates with a growing rate, until the loss is lost.", UPDATES)
         rate = Trials(settings, material, backbone, collator, folder).rate()
         settings = settings.model_copy(
             update={"optimizer": settings.optimizer.model_copy(update={"learning_rate": rate})}

@@ -36,7 +36,7 @@ class UpdateRecord:
 
 @dataclass
 class Window:
-    """The batches between two updates on this rank."""
+    """What went through the model between two updates on this rank."""
 
     total: float = 0.0
     count: float = 0.0
@@ -44,9 +44,11 @@ class Window:
     samples: list[int] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     scored: int = 0
+    passes: int = 0
 
     def add(self, batch: Batch, outcome: Outcome, logged: Iterable[str]) -> None:
-        """Take in one batch."""
+        """Take in what went through the model at once."""
+        self.passes += 1
         self.total += float(outcome.loss.total.detach())
         self.count += float(outcome.loss.count)
         self.tokens += batch.num_tokens
