@@ -123,7 +123,7 @@ def test_csv_words_stay_text_and_empty_cells_are_missing(tmp_path: Path) -> None
     words = ["None", "NA", "null", "nan", "NaN", "1", "1.0", "True", "007", " "]
     table = table_of(tmp_path, "t.csv", "a,b\n" + "".join(f"{word},x\n" for word in words) + ',y\n"",z\n')
     assert table.texts("a") == [*words, None, None]
-    assert table.frame["a"].tolist() == [*words, None, None]
+    assert table.rows(range(len(table)))["a"].tolist() == [*words, None, None]
 
 
 def test_csv_keeps_nul_and_reads_long_cells_and_restores_the_limit(tmp_path: Path) -> None:

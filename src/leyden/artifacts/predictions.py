@@ -42,9 +42,9 @@ def prediction_table(
         turns of a conversation) have an empty one.
     """
     part = trees.part
-    sample_of = {rows[-1]: sample for sample, rows in reversed(list(enumerate(part.samples)))}
+    sample_of = {row: sample for sample, row in reversed(list(enumerate(part.samples.last().tolist())))}
     samples = [sample_of.get(row) for row in part.rows]
-    table = part.source.table.frame.iloc[list(part.rows)].reset_index(drop=True)
+    table = part.source.table.rows(part.rows)
     added: dict[str, Sequence[object]] = {"prompt_text": _by_sample(samples, prompts)}
     if "answer" in part.source.texts:
         added["target"] = [part.source.texts["answer"][row] for row in part.rows]

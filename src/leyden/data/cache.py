@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from leyden.settings.errors import ConfigError
+
+BLOCK = 1 << 20  # bytes of a file that are in memory at a time
 
 
 def cache_root() -> Path:
@@ -36,6 +39,15 @@ def file_key(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file, read block by block, so that it does not fill the memory."""
+    total, block = 0, bytearray(BLOCK)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(block):
+            total = zlib.crc32(memoryview(block)[:size], total)
+    return total
 
 
 def cached_folder(

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from leyden.data.conversations import Threads, agreeing_histories, thread_rows
+from leyden.data.integers import Integers
 from leyden.data.table import Table
+from leyden.data.texts import Texts, all_empty, joined
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import DataError
 
@@ -61,7 +65,7 @@ def one_column(columns: Columns, key: str) -> str | None:
 
 def texts_by_role(
     table: Table, columns: Columns, separator: str, faults: list[str]
-) -> tuple[dict[Role, list[str]], dict[Role, list[int]]]:
+) -> tuple[dict[Role, Texts[str]], dict[Role, Integers]]:
     """Texts by role; a missing cell is the empty text (N4), and is listed.
 
     Args:
@@ -73,25 +77,24 @@ def texts_by_role(
     Returns:
         For each role one text per row, and for each role the rows whose cell is missing.
     """
-    cells: dict[Role, list[str | None]] = {}
+    cells: dict[Role, Texts[str | None]] = {}
     for key, role in ROLES.items():
         if column := one_column(columns, key):
             with gathered(faults):
                 cells[role] = table.texts(column)
-    prompts: list[list[str | None]] = []
+    prompts: list[Texts[str | None]] = []
     for column in columns.get("dataset.prompt_column", []):
         with gathered(faults):
             prompts.append(table.texts(column))
-    rows = list(zip(*prompts, strict=True)) or [()] * len(table)
-    texts = {role: [text or "" for text in column] for role, column in cells.items()}
-    texts["prompt"] = [separator.join(text or "" for text in row) for row in rows]
-    missing = {role: [row for row, text in enumerate(column) if not text] for role, column in cells.items()}
-    missing["prompt"] = [number for number, row in enumerate(rows) if not any(row)] if prompts else []
+    texts = {role: column.filled() for role, column in cells.items()}
+    texts["prompt"] = joined(prompts, separator) if prompts else Texts.of([""] * len(table))
+    missing = {role: Integers(column.empty()) for role, column in cells.items()}
+    missing["prompt"] = Integers(all_empty(prompts) if prompts else ())
     return texts, missing
 
 
 def linked_rows(
-    table: Table, columns: Columns, texts: Mapping[Role, list[str]], missing: Mapping[Role, Sequence[int]]
+    table: Table, columns: Columns, texts: Mapping[Role, Sequence[str]], missing: Mapping[Role, Sequence[int]]
 ) -> Threads:
     """The conversations of a table; rule N29 is checked where both answers are there, a missing one being reported.
 
@@ -101,11 +104,9 @@ def linked_rows(
     parent = one_column(columns, "parent_id_column") if "dataset.id_column" in columns else None
     threads = thread_rows(table, one_column(columns, "id_column"), parent)
     if "answer" in texts and "rejected" in texts:
-        rejected = list(texts["rejected"])
-        for row in {*missing["answer"], *missing["rejected"]}:
-            rejected[row] = texts["answer"][row]
+        one_sided = {*missing["answer"], *missing["rejected"]}
         names = (str(one_column(columns, "answer_column")), str(one_column(columns, "rejected_answer_column")))
-        agreeing_histories(table, threads, texts["answer"], rejected, names)
+        agreeing_histories(table, threads, texts["answer"], texts["rejected"], names, apart_from=one_sided)
     return threads
 
 
@@ -141,16 +142,15 @@ def equal_pairs(table: Table, texts: Mapping[Role, Sequence[str]], threads: Thre
     """A warning about last turns whose better answer is the worse one too: their losses teach nothing."""
     if not {"answer", "rejected"} <= texts.keys():
         return []
-    prompts = texts["prompt"]
-    others = texts.get("rejected_prompt", prompts)
-    rows = [
-        row
-        for row in threads.leaves()
-        if (prompts[row], texts["answer"][row]) == (others[row], texts["rejected"][row]) and texts["answer"][row]
-    ]
-    if not rows:
+    prompts, answers = Texts.of(texts["prompt"]), Texts.of(texts["answer"])
+    others = Texts.of(texts.get("rejected_prompt", prompts))
+    same = prompts.equal(others) & answers.equal(Texts.of(texts["rejected"]))
+    same[answers.empty()] = False
+    leaves = np.asarray(threads.leaves(), dtype=np.int64)
+    rows = leaves[same[leaves]]
+    if not len(rows):
         return []
     return [
-        f"{table.path}: {len(rows)} of {len(threads.leaves())} pairs have the same text as better and as worse answer "
-        f"({table.places(rows)}); there is nothing to prefer in them."
+        f"{table.path}: {len(rows)} of {len(leaves)} pairs have the same text as better and as worse answer "
+        f"({table.places(Integers(rows))}); there is nothing to prefer in them."
     ]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
+import numpy as np
+import pandas as pd
+
+from leyden.data.ids import Codes, circles_of, roots_of, row_keys
+from leyden.data.integers import Integers, Places, Ragged
 from leyden.data.table import SHOWN, Table, require_columns
 from leyden.settings.errors import ConfigError, DataError
 
-NO_PARENT = {"", "none", "nan", "null", "inf", "+inf", "-inf"}
-# leading zeros are no number here: 007 and 7 may be two ids
-NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE]\+?[0-9]{1,2})?")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Threads:
     """The conversations of a table.
 
@@ -27,21 +25,39 @@ class Threads:
         warnings: what was odd but not wrong.
     """
 
-    parents: list[int | None]
-    conversation: list[int]
+    parents: Places
+    conversation: Integers
     warnings: list[str]
+
+    def __init__(self, parents: Iterable[int | None], conversation: Iterable[int], warnings: Sequence[str]) -> None:
+        for name, value in (("parents", Places(parents)), ("conversation", Integers(conversation))):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "warnings", list(warnings))
 
     def chain(self, row: int) -> tuple[int, ...]:
         """Rows from the root to this row, oldest first."""
-        rows = [row]
-        while (parent := self.parents[rows[-1]]) is not None:
-            rows.append(parent)
-        return tuple(reversed(rows))
+        return self.chains([row])[0]
 
-    def leaves(self) -> list[int]:
+    def chains(self, rows: Sequence[int]) -> Ragged:
+        """The chain of each of these rows."""
+        samples, turns = np.arange(len(rows)), np.asarray(rows, dtype=np.int64)
+        lengths, steps = np.zeros(len(rows), dtype=np.int64), []
+        while len(samples):
+            steps.append((samples, turns))
+            lengths[samples] += 1
+            before = self.parents.array[turns]
+            samples, turns = samples[before >= 0], before[before >= 0]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        values = np.empty(offsets[-1], dtype=np.int64)
+        for distance, (of, row) in enumerate(steps, start=1):
+            values[offsets[of + 1] - distance] = row
+        return Ragged(values, offsets)
+
+    def leaves(self) -> Integers:
         """Rows that are nobody's parent, in file order."""
-        inner = set(self.parents)
-        return [row for row in range(len(self.parents)) if row not in inner]
+        alone = np.ones(len(self.parents), dtype=bool)
+        alone[self.parents.array[self.parents.array >= 0]] = False
+        return Integers(np.flatnonzero(alone))
 
 
 def thread_rows(
@@ -67,37 +83,40 @@ def thread_rows(
     """
     rows = range(len(table)) if rows is None else rows
     if parent_id_column is None:
-        return Threads([None] * len(rows), list(range(len(rows))), [])
+        return Threads(np.full(len(rows), -1), np.arange(len(rows)), [])
     if id_column is None:
         raise ConfigError(
             f"dataset.parent_id_column={parent_id_column!r} needs dataset.id_column, the column its values point to. "
             "Set dataset.id_column, or dataset.parent_id_column=null."
         )
     require_columns(table, {"dataset.id_column": id_column, "dataset.parent_id_column": parent_id_column})
-    ids, named = _keys(table, id_column, parent_id_column, rows)
-    row_of = {key: row for row, key in enumerate(ids)}  # Python takes 1, 1.0 and numpy's own for one key
-    parents = [None if key is None else row_of.get(key) for key in named]
-    own = [row for row, parent in enumerate(parents) if parent is not None and ids[row] == named[row]]
-    conversation, circles = _roots(parents)
+    ids, named = row_keys(table, id_column, parent_id_column, np.asarray(rows, dtype=np.int64))
+    row_of = np.full(max(ids.max(initial=-1), named.max(initial=-1)) + 1, -1, dtype=np.int64)
+    row_of[ids[ids >= 0]] = np.flatnonzero(ids >= 0)
+    parents = np.full(len(ids), -1, dtype=np.int64)
+    parents[named >= 0] = row_of[named[named >= 0]]
+    roots = roots_of(parents)
     report = _Report(table, id_column, parent_id_column, rows)
     faults = [
         *report.id_faults(ids),
-        *report.own_parents(own),
-        *report.circles([circle for circle in circles if len(circle) > 1]),
+        *report.own_parents(np.flatnonzero((parents >= 0) & (ids == named)).tolist()),
+        *report.circles(circles_of(parents) if (parents[roots] >= 0).any() else []),
         *report.no_root(parents),
     ]
     if faults:
         raise DataError(faults)
-    lost = [row for row, key in enumerate(named) if key is not None and parents[row] is None]
-    return Threads(parents, conversation, report.lost_parents(lost))
+    lost = np.flatnonzero((named >= 0) & (parents < 0)).tolist()
+    return Threads(parents, pd.factorize(roots)[0], report.lost_parents(lost))
 
 
-def agreeing_histories(
+def agreeing_histories(  # noqa: PLR0913
     table: Table,
     threads: Threads,
     answers: Sequence[str | None],
     rejected: Sequence[str | None],
     columns: tuple[str, str],
+    *,
+    apart_from: Collection[int] = (),
 ) -> None:
     """Check that chosen and rejected answers differ in last turns only: earlier turns are the history of both.
 
@@ -107,12 +126,13 @@ def agreeing_histories(
         answers: for each row the preferred answer.
         rejected: for each row the other answer.
         columns: names of the two columns, for the message.
+        apart_from: rows that are not compared.
 
     Raises:
         DataError: a row that another one follows has two different answers.
     """
-    inner = sorted({parent for parent in threads.parents if parent is not None})
-    differing = [row for row in inner if answers[row] != rejected[row]]
+    inner = np.unique(threads.parents.array[threads.parents.array >= 0]).tolist()
+    differing = [row for row in inner if answers[row] != rejected[row] and row not in apart_from]
     if differing:
         answer, other = columns
         raise DataError(
@@ -135,22 +155,21 @@ class _Report:
         return self.table.places([self.rows[row] for row in rows])
 
     def _shown(self, column: str, rows: Sequence[int]) -> str:
-        cells = self.table.frame[column].iloc[[self.rows[row] for row in rows[:SHOWN]]]
+        cells = self.table.rows([self.rows[row] for row in rows[:SHOWN]])[column]
         return ", ".join(dict.fromkeys(map(repr, cells.tolist())))
 
-    def id_faults(self, ids: Sequence[Hashable]) -> list[str]:
+    def id_faults(self, ids: Codes) -> list[str]:
         faults = []
         where = f"{self.table.path}: dataset.id_column={self.id_column!r}"
-        missing = [row for row, key in enumerate(ids) if key is None]
+        missing = np.flatnonzero(ids < 0).tolist()
         if missing:
             faults.append(f"{where} has no id at {self._at(missing)}. Give every row an id.")
-        places: dict[Hashable, list[int]] = {}
-        for row, key in enumerate(ids):
-            places.setdefault(key, []).append(row)
-        twice = [row for key, found in places.items() if key is not None and len(found) > 1 for row in found]
-        if twice:
+        often = np.append(np.bincount(ids[ids >= 0]) > 1, False)  # the last is for -1
+        twice = np.flatnonzero(often[ids])
+        if len(twice):
+            rows = twice[np.argsort(ids[twice], kind="stable")].tolist()  # codes count in order of appearance
             faults.append(
-                f"{where} holds an id more than once: {self._shown(self.id_column, twice)} at {self._at(twice)}. "
+                f"{where} holds an id more than once: {self._shown(self.id_column, rows)} at {self._at(rows)}. "
                 "Give each row its own id."
             )
         return faults
@@ -173,8 +192,8 @@ class _Report:
             "Leave the parent of the first turn empty."
         ]
 
-    def no_root(self, parents: Sequence[int | None]) -> list[str]:
-        if not parents or None in parents:
+    def no_root(self, parents: Codes) -> list[str]:
+        if not len(parents) or parents.min() < 0:
             return []
         return [
             f"{self.table.path}: dataset.parent_id_column={self.parent_id_column!r} gives every row a parent, so no "
@@ -189,51 +208,3 @@ class _Report:
             f"{self.table.path}: column {self.parent_id_column!r} names ids that column {self.id_column!r} (which "
             f"begins {ids}) lacks: {named} ({self._at(rows)}; {len(rows)} in all). These rows start conversations."
         ]
-
-
-def _keys(
-    table: Table, id_column: str, parent_id_column: str, rows: Sequence[int]
-) -> tuple[list[Hashable], list[Hashable]]:
-    id_cells, parent_cells = table.cells(id_column), table.cells(parent_id_column)
-    ids = [id_cells[row] for row in rows]
-    named = [None if _no_parent(parent_cells[row]) else parent_cells[row] for row in rows]
-    places: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(table.source(row), []).append(place)
-    for source, found in places.items():  # ids count within their own table
-        csv = table.files[table.origin[rows[found[0]]]].kind == "csv"
-        whole = csv and all(_number(ids[place]) is not None for place in found)
-        for place in found:
-            for keys in (ids, named):
-                key, number = keys[place], _number(keys[place]) if whole else None
-                keys[place] = None if key is None else (source, key if number is None else number)
-    return ids, named
-
-
-def _number(cell: str | None) -> int | None:
-    if cell is None or not NUMBER.fullmatch(cell):
-        return None
-    value = Decimal(cell)
-    return int(value) if value == int(value) else None
-
-
-def _no_parent(cell: object) -> bool:
-    return cell.strip().casefold() in NO_PARENT if isinstance(cell, str) else cell in (None, math.inf, -math.inf)
-
-
-def _roots(parents: Sequence[int | None]) -> tuple[list[int], list[list[int]]]:
-    """Conversation number of each row, and the circles found; without recursion, each row walked once."""
-    root: dict[int, int] = {}
-    circles = []
-    for start in range(len(parents)):
-        path: dict[int, int] = {}
-        row = start
-        while row not in root and row not in path:
-            path[row] = len(path)
-            parent = parents[row]
-            row = row if parent is None else parent
-        if row in path and parents[row] is not None:
-            circles.append(list(path)[path[row] :])
-        root.update(dict.fromkeys(path, root.get(row, row)))
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(root[row], len(numbers)) for row in range(len(parents))], circles

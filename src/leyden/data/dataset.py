@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from leyden.data.documents import cut_documents
 from leyden.data.grouping import Groups, conversations
+from leyden.data.integers import Integers, Ragged
 from leyden.data.rows import Part
 from leyden.data.templates import Template
 from leyden.data.tokenization import TokenColumn
@@ -66,7 +68,7 @@ class Fit:
         targets: tokens that are predicted.
     """
 
-    lengths: tuple[int, ...]
+    lengths: Integers
     cut: Counter[str]
     tokens: int
     targets: int
@@ -91,7 +93,7 @@ class TreeDataset(Dataset[Sample]):
         build_tree: BuildTree,
         limits: Limits,
     ) -> None:
-        self.pieces: tuple[tuple[int, int], ...] | None = None
+        self.pieces: Ragged | None = None
         if limits.whole_documents:
             part, self.pieces = cut_documents(part, tokens["answer"].lengths(), limits.max_length, template)
         self.part, self.tokens, self.template = part, tokens, template
@@ -148,15 +150,15 @@ class TreeDataset(Dataset[Sample]):
 
     def measure(self) -> Fit:
         """Build every tree once and count what was cut."""
-        lengths, cut, targets = [], Counter[str](), 0
+        lengths, cut, targets = np.zeros(len(self), dtype=np.int64), Counter[str](), 0
         for sample in range(len(self)):
             conversation = self.conversation(sample, answered=self.limits.answers)
             tree = self.tree(sample, conversation)
-            lengths.append(len(tree.tokens))
+            lengths[sample] = len(tree.tokens)
             targets += len(tree.targets)
             cut.update(kind for kind, times in conversation.cut.items() if times)
             cut["no target"] += len(set(tree.sequences.tolist())) < tree.num_sequences
-        return Fit(tuple(lengths), +cut, sum(lengths), targets)
+        return Fit(Integers(lengths), +cut, int(lengths.sum()), targets)
 
     def _turn(self, row: int, *, last: bool, answered: bool) -> TurnTexts:
         prompt, weight = self.tokens["prompt"].row(row), self._weight(row)
@@ -217,7 +219,7 @@ def check_fit(dataset: TreeDataset, fit: Fit, name: str) -> None:
     path, limit = dataset.part.source.table.path, dataset.limits.max_length
     frame = dataset.template.layout(1, system=False).prompts[0]
     lengths = dataset.tokens["prompt"].lengths()
-    shortest = int(min(lengths[rows[-1]] for rows in dataset.part.samples)) + len(frame.before) + len(frame.after)
+    shortest = int(lengths[dataset.part.samples.last()].min()) + len(frame.before) + len(frame.after)
     shared = dataset.limits.answers and dataset.limits.target_length is None and dataset.pieces is None
     if shared and shortest >= limit:
         raise DataError(

@@ -124,7 +124,7 @@ class _Names:
 
     def __init__(self, table: Table) -> None:
         self.columns = list(table.frame.columns)
-        self.messages = [name for name in self.columns if hold_messages(list(table.frame[name].array))]
+        self.messages = [name for name in self.columns if hold_messages(table.values(name))]
         self.by_name: dict[str, list[str]] = {}
         for name in self.columns:
             self.by_name.setdefault(name.strip().casefold(), []).append(name)

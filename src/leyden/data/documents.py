@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from leyden.data.integers import Ragged
 from leyden.data.rows import Part
 from leyden.data.templates import Template
 from leyden.settings.errors import ConfigError
 
 
-def cut_documents(
-    part: Part, lengths: NDArray[np.int64], max_length: int, template: Template
-) -> tuple[Part, tuple[tuple[int, int], ...]]:
+def cut_documents(part: Part, lengths: NDArray[np.int64], max_length: int, template: Template) -> tuple[Part, Ragged]:
     """One sample per piece of at most `max_length` tokens; the last piece of a text leaves room for the end token.
 
     Args:
@@ -32,16 +31,16 @@ def cut_documents(
     end = len(template.layout(1, system=False).answers[0].after)
     if max_length <= end:
         raise ConfigError(f"tokenizer.max_length={max_length} has no room for a text. Raise it, to 512 for example.")
-    samples: list[tuple[int, ...]] = []
+    rows: list[int] = []
     pieces: list[tuple[int, int]] = []
-    for rows in part.samples:
-        length = int(lengths[rows[-1]])
+    for row in part.samples.last().tolist():
+        length = int(lengths[row])
         for start in range(0, max(1, length), max_length):
             stop = min(start + max_length, length)
             if stop == length and stop - start + end > max_length:  # the end token goes with the last token
-                samples += [rows, rows]
+                rows += [row, row]
                 pieces += [(start, stop - 1), (stop - 1, stop)]
                 continue
-            samples.append(rows)
+            rows.append(row)
             pieces.append((start, stop))
-    return replace(part, samples=tuple(samples)), tuple(pieces)
+    return replace(part, samples=Ragged(np.asarray(rows), np.arange(len(rows) + 1))), Ragged.of(pieces)

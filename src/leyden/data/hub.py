@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from leyden.data.readers import SHOWN, File, arrow_rows
+from leyden.data.files import SHOWN, File
+from leyden.data.readers import arrow_rows
 from leyden.settings.errors import ConfigError, DataError
 from leyden.settings.locations import HUB_SYNTAX, HubTable, hub_table
 

@@ -44,7 +44,7 @@ class Labels:
 
     def of(self, rows: Sequence[int]) -> Labels:
         """The labels of some rows, in the order given."""
-        return replace(self, values=self.values[list(rows)])
+        return replace(self, values=self.values[np.asarray(rows, dtype=np.int64)])
 
 
 def read_labels(  # noqa: PLR0913

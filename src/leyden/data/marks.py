@@ -11,6 +11,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
+from leyden.data.texts import Texts
 from leyden.settings.errors import ModelError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class TrimmedEnds:
         if role not in self.roles:
             return column
         start, end = self.start.get(role, ""), self.end.get(role, "")
-        return [text.lstrip(start).rstrip(end) for text in column]
+        return Texts.of(column).trimmed(start, end)
 
 
 def trimmed_ends(tokenizer: PreTrainedTokenizerBase) -> TrimmedEnds:

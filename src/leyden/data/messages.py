@@ -95,7 +95,7 @@ def expand_preferences(
     require_columns(table, {**wanted, "dataset.prompt_column": prompt})
     columns = [chosen, rejected, *([prompt] if prompt else [])]
     findings, systems = Findings(table, columns), _systems(table, columns)
-    lists = prompt is not None and hold_messages(list(table.frame[prompt].array))
+    lists = prompt is not None and hold_messages(table.values(prompt))
     turns: list[Turn] = []
     for row, (*two, beside) in enumerate(_rows(table, columns if prompt else [*columns, chosen])):
         asked = _asked(row, beside, findings, lists=lists) if prompt else []
@@ -111,7 +111,7 @@ def expand_preferences(
 
 
 def _rows(table: Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    return list(zip(*(list(table.frame[name].array) for name in columns), strict=True))
+    return list(zip(*(table.values(name) for name in columns), strict=True))
 
 
 def _systems(table: Table, columns: Sequence[str]) -> list[str]:
@@ -180,7 +180,7 @@ def _expanded(findings: Findings, turns: Sequence[Turn], columns: Sequence[str])
     made = {name: pd.Series([getattr(turn, name) or None for turn in turns], dtype=object) for name in columns}
     used = {*findings.columns, SYSTEM}
     names = _renamed([name for name in table.frame.columns if name not in used], columns)
-    others = table.frame[list(names)].iloc[rows].rename(columns=names).reset_index(drop=True)
+    others = table.frame[list(names)].iloc[rows].reset_index(drop=True).rename(columns=names)
     notes = [
         Note(f"{findings.where}: {len(set(rows))} conversations of {len(rows)} turns."),
         *findings.note_sentences(),

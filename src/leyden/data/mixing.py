@@ -7,8 +7,12 @@ from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from leyden.data.integers import Integers
+from leyden.data.readers import TEXT_TYPES
 from leyden.data.splits import draw_key
 from leyden.data.table import Note, Table, read_table
 from leyden.settings.errors import ConfigError, DataError, LeydenError
@@ -47,24 +51,38 @@ def read_tables(names: Sequence[str], setting: str = "dataset.train_dataframe") 
 def _united(tables: Sequence[Table]) -> Table:
     columns = list(dict.fromkeys(name for table in tables for name in table.frame.columns))
     notes = [note for table in tables for note in table.notes]
-    cells: dict[str, list[object]] = {name: [] for name in columns}
     for table in tables:
         lacking = [name for name in columns if name not in table.frame.columns]
         if lacking:
             notes.append(f"{table.path} has no column {', '.join(map(repr, lacking))}; these cells are empty.")
-        for name in columns:
-            cells[name] += [None] * len(table) if name in lacking else list(table.frame[name].array)
     files = [0]
     for table in tables:
         files.append(files[-1] + len(table.files))
     return Table(
         tables[0].path.parent / f"{tables[0].path.name} and {len(tables) - 1} more",
-        pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in cells.items()}),
-        [line for table in tables for line in table.lines],
+        pd.DataFrame({name: _stacked(tables, name) for name in columns}, copy=False),
+        Integers(np.concatenate([np.asarray(table.lines) for table in tables])),
         tuple(replace(file, source=number) for number, table in enumerate(tables) for file in table.files),
-        [first + file for first, table in zip(files, tables, strict=False) for file in table.origin],
+        Integers(
+            np.concatenate([np.asarray(table.origin) + first for first, table in zip(files, tables, strict=False)])
+        ),
         tuple(notes),
     )
+
+
+def _stacked(tables: Sequence[Table], name: str) -> pd.Series:
+    """A column of all tables; None where one lacks it."""
+    parts = [table.frame[name] if name in table.frame.columns else None for table in tables]
+    if all(part is None or part.dtype in TEXT_TYPES.values() for part in parts):
+        arrays = [pa.nulls(len(table), pa.large_string()) if part is None else table.texts(name).array
+                  for table, part in zip(tables, parts, strict=True)]  # fmt: skip
+        return pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array(arrays)))
+    cells = [
+        cell
+        for table, part in zip(tables, parts, strict=True)
+        for cell in ([None] * len(table) if part is None else table.values(name))
+    ]
+    return pd.Series(cells, dtype=object)
 
 
 def mixed(  # noqa: PLR0913

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import numpy as np
+from numpy.typing import NDArray
+
+from leyden.data.integers import Integers
 from leyden.data.rows import Part
 from leyden.data.sources import Source
 
-Key = bytes
+Keys = NDArray[np.uint64]
 SPACES = ("P", "Z", "C")  # Unicode's punctuation, separators, control characters
 
 
@@ -28,9 +33,9 @@ class Overlap:
         warnings: a line for each of them that is not empty.
     """
 
-    exact: tuple[int, ...]
-    similar: tuple[int, ...]
-    duplicates: tuple[int, ...]
+    exact: Integers
+    similar: Integers
+    duplicates: Integers
     warnings: tuple[str, ...]
 
 
@@ -41,19 +46,15 @@ def overlap(train: Part, validation: Part) -> Overlap:
         train: the training part, before anything of validation is added to it.
         validation: the validation part.
     """
-    exact_keys: set[Key] = set()
-    similar_keys: set[Key] = set()
-    duplicates = []
-    for row, exact, similar in _keys(train):
-        if exact in exact_keys:
-            duplicates.append(row)
-        exact_keys.add(exact)
-        similar_keys.add(similar)
-    found = list(_keys(validation))
-    exact_rows = tuple(row for row, exact, similar in found if exact in exact_keys)
-    similar_rows = tuple(row for row, exact, similar in found if exact in exact_keys or similar in similar_keys)
-    warnings = tuple(_warnings(train, validation, exact_rows, similar_rows, duplicates))
-    return Overlap(exact_rows, similar_rows, tuple(duplicates), warnings)
+    taught, taught_prompts = _keys(train)
+    shown, shown_prompts = _keys(validation)
+    again = np.ones(len(taught), dtype=bool)
+    again[np.unique(taught, return_index=True)[1]] = False  # the first of each
+    same = np.isin(shown, taught)
+    alike = same | np.isin(shown_prompts, taught_prompts)
+    rows = np.asarray(validation.rows)
+    found = Integers(rows[same]), Integers(rows[alike]), Integers(np.asarray(train.rows)[again])
+    return Overlap(*found, tuple(_warnings(train, validation, *found)))
 
 
 def normalized(text: str) -> str:
@@ -77,24 +78,28 @@ class _Plain(dict[int, str]):
 _PLAIN = _Plain()
 
 
-def _keys(part: Part) -> Iterator[tuple[int, Key, Key]]:
+def _keys(part: Part) -> tuple[Keys, Keys]:
     """For each row of a part the key of its texts, and the key of its prompt in normal form."""
-    source = part.source
-    history: dict[int | None, tuple[Key, Key]] = {None: (b"", b"")}
-    prompts: dict[int, Key] = {}
+    source, size = part.source, len(part.source.table)
+    parents = array("q", source.threads.parents.array.tobytes())
+    known, exact, plain, asked = bytearray(size), *(array("Q", bytes(8 * size)) for _ in range(3))
     for row in part.rows:
         new: list[int] = []  # not threads.chain: a row is looked at once, however many follow it
-        turn: int | None = row
-        while turn is not None and turn not in history:
+        turn = row
+        while turn >= 0 and not known[turn]:
             new.append(turn)
-            turn = source.threads.parents[turn]
+            turn = parents[turn]
         for turn in reversed(new):
-            exact, similar = history[source.threads.parents[turn]]
+            before = parents[turn]
+            said, like = (exact[before], plain[before]) if before >= 0 else (0, 0)
             prompt, answer = source.texts["prompt"][turn], _answer(source, turn)
-            plain, said = normalized(prompt), normalized(answer)
-            prompts[turn] = _key(similar, plain) if plain or source.labels is not None else _key(similar, "\0", said)
-            history[turn] = _key(exact, prompt, answer), _key(similar, plain, said)
-        yield row, history[row][0], prompts[row]
+            bare, bare_answer = normalized(prompt), normalized(answer)
+            with_prompt = bare or source.labels is not None
+            asked[turn] = _key(like, bare) if with_prompt else _key(like, "\0", bare_answer)
+            exact[turn], plain[turn] = _key(said, prompt, answer), _key(like, bare, bare_answer)
+            known[turn] = 1
+    rows = np.asarray(part.rows)
+    return np.frombuffer(exact, np.uint64)[rows], np.frombuffer(asked, np.uint64)[rows]
 
 
 def _answer(source: Source, row: int) -> str:
@@ -103,26 +108,24 @@ def _answer(source: Source, row: int) -> str:
     return source.texts["answer"][row] if "answer" in source.texts else ""
 
 
-def _key(before: Key, *texts: str) -> Key:
-    parts = "".join(f"{len(text)}:{text}" for text in texts)
-    return blake2b(before + parts.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _key(before: int, *texts: str) -> int:
+    parts = before.to_bytes(8) + "".join(f"{len(text)}:{text}" for text in texts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(parts, digest_size=8).digest())
 
 
-def _warnings(
-    train: Part, validation: Part, exact: Sequence[int], similar: Sequence[int], duplicates: Sequence[int]
-) -> Iterator[str]:
+def _warnings(train: Part, validation: Part, exact: Integers, similar: Integers, duplicates: Integers) -> Iterator[str]:
     table, total = validation.source.table, len(validation.rows)
-    if exact:
+    if len(exact):
         yield (
             f"{table.path}: {len(exact)} of {total} validation rows stand in training too, prompt and answer "
             f"({table.places(exact)}); scores on them measure memory. Remove them from one side."
         )
-    if others := sorted(set(similar) - set(exact)):
+    if len(others := Integers(np.setdiff1d(similar, exact))):
         yield (
             f"{table.path}: {len(others)} of {total} validation rows have a prompt that stands in training too, apart "
             f"from case, spaces and punctuation, with another answer ({table.places(others)})."
         )
-    if duplicates:
+    if len(duplicates):
         table = train.source.table
         yield (
             f"{table.path}: {len(duplicates)} of {len(train.rows)} training rows repeat an earlier one, prompt and "

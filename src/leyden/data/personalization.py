@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from leyden.data.texts import Texts
+
 ROLES = ("prompt", "answer")  # system texts and worse answers stay as they are
 # Open Assistant's conversations were written for one assistant, by people who at times asked another.
 ASSISTANTS = ("Open Assistant", "OpenAssistant", "Open-Assistant", "Chat GPT", "Chat-GPT", "ChatGPT")
@@ -19,7 +21,7 @@ HINTS = ("assist", "gpt", "laion", "openai", "open ai", "large-scale")
 BEFORE, AFTER = r"(?<![A-Za-z0-9_/.@#-])", r"(?![A-Za-z0-9_/]|[.-][A-Za-z0-9])"
 
 
-def personalized(texts: Mapping[str, list[str]], name: str, author: str) -> tuple[dict[str, list[str]], str]:
+def personalized(texts: Mapping[str, Texts[str]], name: str, author: str) -> tuple[dict[str, Texts[str]], str]:
     """Put a name for those of known assistants, and an author for those of their makers, in prompts and answers.
 
     Args:
@@ -34,7 +36,7 @@ def personalized(texts: Mapping[str, list[str]], name: str, author: str) -> tupl
     changed = {}
     for role in ROLES:
         if role in texts:
-            found[role] = [_replaced(text, name, author) for text in texts[role]]
+            found[role] = Texts.of(_replaced(text, name, author) for text in texts[role])
             changed[role] = sum(new != old for new, old in zip(found[role], texts[role], strict=True))
     counts = " and ".join(f"{count} of {len(texts[role])} {role}s" for role, count in changed.items())
     return found, f"changed {counts}"

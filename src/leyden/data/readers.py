@@ -1,159 +1,60 @@
-"""The bytes of a csv, Parquet or json lines file become rows that know where they stand; nothing is guessed."""
+"""Csv, Parquet and json lines files become rows that know where they stand; nothing is guessed."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
+import mmap
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from io import BufferedReader
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from leyden.settings.errors import ConfigError, DataError
-
-SHOWN = 5
-Kind = Literal["csv", "json lines", "parquet", "text", "hub"]
-Rows = tuple[pd.DataFrame, list[int]]
-BELIEVED_HEADER = 100_000  # characters of a csv file in which its first line is sought
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+from leyden.data.csv_files import BLOCK, read_csv, text_column
+from leyden.data.files import SHOWN, File, Kind, Rows, decoded, name_faults, opened
+from leyden.settings.errors import DataError
 
 
-@dataclass(frozen=True)
-class File:
-    """What a row was read from.
-
-    Attributes:
-        path: as the user gave it, for messages.
-        kind: how it was read.
-        sha256: of its bytes at that moment; of a hub dataset, of its rows.
-        source: number of the table that it belongs to, where several are read as one.
-    """
-
-    path: Path
-    kind: Kind
-    sha256: str
-    source: int = 0
-
-
-def listed(unit: str, numbers: Sequence[object]) -> str:
-    """`line 3`, or `lines 3, 7, 9, 12, 15 and 4 more`."""
-    names = f"{unit}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:SHOWN]))}"
-    return names if len(numbers) <= SHOWN else f"{names} and {len(numbers) - SHOWN} more"
-
-
-def content_of(path: Path, source: str) -> bytes:
-    """The bytes of a file.
+def read_file(path: Path, source: str) -> tuple[*Rows, File]:
+    """The rows of a file, numbered as `READERS` says for its ending, and what it was.
 
     Args:
-        path: with `~` for the home folder.
+        path: with an ending of `READERS`, in any letter case.
         source: `setting=path`, for messages.
 
     Raises:
         ConfigError: there is no such file.
-        DataError: it cannot be read.
+        DataError: it cannot be read or is damaged.
     """
+    kind, reader = READERS[path.suffix.lower()]
+    with opened(path, source) as file:
+        sha256, written = hash_of(file), os.fstat(file.fileno()).st_mtime_ns
+        frame, lines = reader(file, source)
+        if os.fstat(file.fileno()).st_mtime_ns != written:
+            raise DataError(f"{source} was written while it was read. Start again when it is complete.")
+    return frame, lines, File(path, kind, sha256)
+
+
+def hash_of(file: BufferedReader) -> str:
+    """SHA-256 of a file's bytes; it is read from its start afterwards."""
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0)
+    return found
+
+
+def _parquet(file: BufferedReader, source: str) -> Rows:
     try:
-        return Path(os.path.expanduser(path)).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ConfigError(f"{source}: {error.strerror} (seen from {Path.cwd()}). Give the path of a file.") from None
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror}. Check the file and its permissions.") from None
-    except ValueError as error:  # a NUL in the name
-        raise ConfigError(f"{source}: {error}. Give the path of a file.") from None
-
-
-def decoded(content: bytes, source: str) -> str:
-    """UTF-8 text without a byte order mark.
-
-    Raises:
-        DataError: names the first byte that is none.
-    """
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        where = f"byte 0x{content[error.start]:02x} at offset {error.start}, line {line}"
-        raise DataError(f"{source} is not UTF-8 ({where}). Save the file as UTF-8.") from None
-
-
-def sha256_of(content: bytes) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def _name_faults(names: Sequence[str], where: str) -> list[str]:
-    faults = []
-    empty = [place for place, name in enumerate(names, start=1) if not name.strip()]
-    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
-    if empty:
-        faults.append(f"{where}: {listed('column', empty)} without a name. Name it; pandas: to_csv(index=False).")
-    if twice:
-        faults.append(
-            f"{where}: column name {', '.join(map(repr, twice))} stands twice. Give each column its own name."
-        )
-    return faults
-
-
-def _csv(content: bytes, source: str) -> Rows:
-    text = decoded(content, source)
-    _refuse_other_separators(text, source)
-    records = list(_csv_records(text, source))
-    if not records:
-        raise DataError(f"{source} is empty. Its first line must name the columns.")
-    (top, header), *rows = records
-    faults = _name_faults(header, f"{source}, line {top}")
-    ragged = {line: len(row) for line, row in rows if len(row) != len(header)}
-    if ragged:
-        counts = f"{listed('line', list(ragged))}: {', '.join(map(str, list(ragged.values())[:SHOWN]))} cells"
-        cure = "Put double quotes around cells that hold a comma, a quote or a line break."
-        faults.append(f"{source}: the header names {len(header)} columns, but {counts}. {cure}")
-    if faults:
-        raise DataError(faults)
-    columns = {name: [row[place] or None for _, row in rows] for place, name in enumerate(header)}
-    return pd.DataFrame(columns, dtype=object), [line for line, _ in rows]
-
-
-def _refuse_other_separators(text: str, source: str) -> None:
-    """Refuse a header of one cell that is several by another separator, before its quotes look broken."""
-    top = re.match(r'(?:"[^"]*"|[^"\r\n])*', text[:BELIEVED_HEADER].lstrip("\r\n"))
-    bare = re.sub(r'"[^"]*"', "", top.group() if top else "")
-    found = [separator for separator in SEPARATORS if separator in bare]
-    if found and "," not in bare:
-        used = max(found, key=bare.count)
-        raise DataError(
-            f"{source}: the header holds no comma but {SEPARATORS[used]}, so the whole line would be one column. "
-            f"Separate cells by commas; pandas: read_csv(FILE, sep={used!r}).to_csv(FILE, index=False)."
-        )
-
-
-def _csv_records(text: str, source: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    limit = csv.field_size_limit(2**31 - 1)  # global to the process, so it is put back
-    start = 1
-    try:
-        for record in reader:
-            if record:
-                yield start, record
-            start = reader.line_num + 1
-    except csv.Error as error:
-        reason = "a quote opened here is never closed" if "unexpected end" in str(error) else f"broken quoting, {error}"
-        raise DataError(f"{source}, line {start}: {reason}. Double the quotes inside quoted cells.") from None
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parquet(content: bytes, source: str) -> Rows:
-    try:
-        table = pq.ParquetFile(pa.BufferReader(content)).read()
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.read(1) else b""
+        table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content))).read()
         table.validate(full=True)  # text that is not UTF-8 shows here, not when it is used
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column name that is not UTF-8
         why = str(error).splitlines()[0][:100]
@@ -162,20 +63,26 @@ def _parquet(content: bytes, source: str) -> Rows:
 
 
 def arrow_rows(table: pa.Table, source: str) -> Rows:
-    """The rows of an Arrow table, numbered from 1, with the types that they have there.
+    """The rows of an Arrow table, numbered from 1, with the types that they have there; texts stay in Arrow's memory.
 
     Raises:
         DataError: a column without a name, two of one name, or a type that has no place in a data frame.
     """
-    if faults := _name_faults(table.column_names, source):
+    if faults := name_faults(table.column_names, source):
         raise DataError(faults)
+    for place, name in enumerate(table.column_names):
+        if table.schema.types[place] in (pa.string(), pa.large_string()):
+            table = table.set_column(place, name, table.column(place).cast(pa.large_string()).combine_chunks())
     try:
         # without these two, a stored index vanishes from the columns, and whole numbers beside a null become 1.0
-        frame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+        frame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True, types_mapper=TEXT_TYPES.get)
     except (pa.ArrowException, ValueError) as error:
         why = str(error).splitlines()[0][:100]
         raise DataError(f"{source} has a column that cannot be read ({why}). Write it as text or numbers.") from None
-    return frame, list(range(1, len(frame) + 1))
+    return frame, np.arange(1, len(frame) + 1)
+
+
+TEXT_TYPES = {pa.large_string(): pd.ArrowDtype(pa.large_string())}
 
 
 class JsonFloat(float):
@@ -209,27 +116,63 @@ def _json_object(line: str) -> dict[str, Any]:
     return cells
 
 
-def _json_lines(content: bytes, source: str) -> Rows:
-    rows: dict[int, dict[str, Any]] = {}
-    faults = []
-    # not splitlines(): U+2028 and the like may stand inside a json text
-    for number, line in enumerate(io.StringIO(decoded(content, source), newline=None), start=1):
-        try:
-            if line.strip():
-                rows[number] = _json_object(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(f"{source}, line {number}: {error}. Each line must be one whole json object.")
+def _json_lines(file: BufferedReader, source: str) -> Rows:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline=None)  # not splitlines(): U+2028 may stand inside a text
+    lines: list[int] = []
+    columns: dict[str, list[pa.Array | list[Any]]] = {}
+    faults: list[str] = []
+    try:
+        numbered = enumerate(text, start=1)
+        while block := list(islice(numbered, BLOCK)):
+            rows = _objects(block, source, faults)
+            for name in {name: None for cells in rows.values() for name in cells}:
+                columns.setdefault(name, [[None] * len(lines)])
+            for name, blocks in columns.items():
+                blocks.append(_block([cells.get(name) for cells in rows.values()]))
+            lines += rows
+    except UnicodeDecodeError:
+        file.seek(0)
+        decoded(file.read(), source)
+        raise
+    finally:
+        text.detach()
     if faults:
         more = [f"{source}: {len(faults) - SHOWN} more lines are broken."] if len(faults) > SHOWN else []
         raise DataError(faults[:SHOWN] + more)
-    names = dict.fromkeys(name for cells in rows.values() for name in cells)
-    columns = {name: pd.Series([cells.get(name) for cells in rows.values()], dtype=object) for name in names}
-    return pd.DataFrame(columns, index=range(len(rows))), list(rows)
+    frame = pd.DataFrame({name: _column(blocks) for name, blocks in columns.items()}, index=range(len(lines)))
+    return frame, np.asarray(lines, dtype=np.int64)
 
 
-READERS: dict[str, tuple[Kind, Callable[[bytes, str], Rows]]]
+def _objects(lines: list[tuple[int, str]], source: str, faults: list[str]) -> Mapping[int, dict[str, Any]]:
+    """The objects of lines that are not blank, by number; what is wrong with the others goes to the faults."""
+    rows = {}
+    for number, line in lines:
+        bare = line.removeprefix("\ufeff") if number == 1 else line
+        try:
+            if bare.strip():
+                rows[number] = _json_object(bare)
+        except (ValueError, RecursionError) as error:
+            faults.append(f"{source}, line {number}: {error}. Each line must be one whole json object.")
+    return rows
+
+
+def _block(cells: list[Any]) -> pa.Array | list[Any]:
+    """Cells of a column; texts alone go into Arrow's memory."""
+    texts = all(cell is None or type(cell) is str for cell in cells)
+    return pa.array(cells, pa.large_string()) if texts else cells
+
+
+def _column(blocks: list[pa.Array | list[Any]]) -> pd.Series:
+    arrays = [_block(block) if isinstance(block, list) else block for block in blocks]
+    if all(isinstance(array, pa.Array) for array in arrays):
+        return pd.Series(text_column(arrays))
+    cells = [cell for array in arrays for cell in (array.to_pylist() if isinstance(array, pa.Array) else array)]
+    return pd.Series(cells, dtype=object)
+
+
+READERS: dict[str, tuple[Kind, Callable[[BufferedReader, str], Rows]]]
 READERS = {
-    ".csv": ("csv", _csv),
+    ".csv": ("csv", read_csv),
     ".parquet": ("parquet", _parquet),
     ".pq": ("parquet", _parquet),
     ".jsonl": ("json lines", _json_lines),

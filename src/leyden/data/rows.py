@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from leyden.data.cells import WEIGHT, gathered
+from leyden.data.integers import Integers, Ragged
 from leyden.data.labels import check_labels
 from leyden.data.mixing import mixed
 from leyden.data.sources import Source, Targets, read_source
@@ -13,7 +16,7 @@ from leyden.data.splits import sample, split, stratified_split
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import DataError
 
-Rows = list[int]
+Rows = Sequence[int]
 OPTIONAL = ("dataset.system_column", "dataset.parent_id_column", "dataset.id_column", WEIGHT)
 
 
@@ -29,9 +32,13 @@ class Part:
     """
 
     source: Source
-    rows: tuple[int, ...]
-    samples: tuple[tuple[int, ...], ...]
+    rows: Integers
+    samples: Ragged
     left_out: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", Integers(self.rows))
+        object.__setattr__(self, "samples", Ragged.of(self.samples))
 
     def __len__(self) -> int:
         """Samples."""
@@ -56,8 +63,10 @@ def read_parts(dataset: Dataset, targets: Targets = "text", num_classes: int | N
     chained = dataset.parent_id_column is not None or dataset.format in ("messages", "preferences")
     train, validation = _read_sources(dataset, targets, num_classes)
     notes: list[str] = []
+    train_rows: Rows
+    validation_rows: Rows
     if train is not validation:
-        train_rows, validation_rows = list(range(len(train.table))), list(range(len(validation.table)))
+        train_rows, validation_rows = range(len(train.table)), range(len(validation.table))
     else:
         train_rows, validation_rows, notes = _split(train, dataset)
     if dataset.train_ratios is not None:
@@ -91,20 +100,20 @@ def with_validation(train: Part, validation: Part, dataset: Dataset, targets: Ta
     Raises:
         ConfigError, DataError: the two tables cannot be read as one.
     """
-    source, added = train.source, list(validation.rows)
+    source, added = train.source, validation.rows
     if validation.source is not source:
         labels, names = source.labels, [*dataset.train_tables, str(dataset.validation_dataframe)]
         source = read_source(
             dataset, names, "dataset.train_dataframe", targets=targets,
             num_classes=labels.num_classes if labels else None, class_names=labels.class_names if labels else None,
         )  # fmt: skip
-        added = [len(train.source.table) + row for row in added]
+        added = Integers(len(train.source.table) + added.array)
         source.warnings[:] = train.source.warnings
     source.warnings.append(
         f"dataset.train_validation_data=true: the {len(added)} validation rows are trained on too, so scores on them "
         "measure memory."
     )
-    part = _part(source, [*train.rows, *added], whole=dataset.limit_chained_samples)
+    part = _part(source, train.rows + added, whole=dataset.limit_chained_samples)
     return replace(part, left_out=train.left_out)
 
 
@@ -112,7 +121,7 @@ def _split(source: Source, dataset: Dataset) -> tuple[Rows, Rows, list[str]]:
     """Rows that train and rows that validate, classes in their shares where each row has one."""
     conversations, labels = source.threads.conversation, source.labels
     try:
-        if labels is None or labels.class_names is None or len(set(conversations)) < len(conversations):
+        if labels is None or labels.class_names is None or len(np.unique(conversations)) < len(conversations):
             return *split(conversations, dataset.validation_size, dataset.split_seed), []
         classes = labels.values[:, 0].astype(int).tolist()
         train, validation, notes = stratified_split(
@@ -128,7 +137,7 @@ def _check_parts(train: Part, validation: Part) -> list[str]:
     faults, warnings = [], []
     for name, part in (("training", train), ("validation", validation)):
         weights = part.source.weights
-        if weights is not None and not weights[list(part.rows)].any():
+        if weights is not None and not weights[np.asarray(part.rows)].any():
             faults.append(
                 f"{part.source.table.path}: dataset.weight_column is 0 in all {len(part.rows)} {name} rows, so none of "
                 "them counts. Raise some weights, or set dataset.weight_column=null."
@@ -173,6 +182,6 @@ def whole_part(source: Source) -> Part:
 
 
 def _part(source: Source, rows: Sequence[int], *, whole: bool) -> Part:
-    kept = set(rows)
-    ends = [row for row in source.threads.leaves() if row in kept] if whole else list(rows)
-    return Part(source, tuple(rows), tuple(source.threads.chain(row) for row in ends))
+    kept = Integers(rows)
+    ends = Integers(np.intersect1d(source.threads.leaves().array, kept.array)) if whole else kept
+    return Part(source, kept, source.threads.chains(ends))

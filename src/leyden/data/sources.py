@@ -13,11 +13,13 @@ from leyden.data import cells
 from leyden.data.cells import ANSWER, WEIGHT, Role, gathered
 from leyden.data.conversations import Threads
 from leyden.data.detection import Purpose, arrange, detect
+from leyden.data.integers import Integers
 from leyden.data.labels import Labels, read_labels, read_weights
 from leyden.data.messages import TURNS
 from leyden.data.mixing import read_tables
 from leyden.data.personalization import personalized
 from leyden.data.table import Note, Table, absent_columns, require_columns
+from leyden.data.texts import Texts
 from leyden.settings.data_groups import Dataset
 from leyden.settings.errors import DataError
 from leyden.settings.escapes import decode_escapes
@@ -45,8 +47,8 @@ class Source:
     """
 
     table: Table
-    texts: dict[Role, list[str]]
-    missing: dict[Role, list[int]]
+    texts: dict[Role, Texts[str]]
+    missing: dict[Role, Integers]
     threads: Threads
     warnings: list[str] = field(default_factory=list)
     labels: Labels | None = None
@@ -95,7 +97,7 @@ def read_source(  # noqa: PLR0913
     if targets != "text" and ANSWER in present:
         with gathered(faults):
             labels = read_labels(table, dataset.answer_columns, targets, num_classes, class_names, complete=answers)
-            missing["answer"] = np.flatnonzero(np.isnan(labels.values).any(axis=1)).tolist()
+            missing["answer"] = Integers(np.flatnonzero(np.isnan(labels.values).any(axis=1)))
     if WEIGHT in present:
         with gathered(faults):
             weights = read_weights(table, str(dataset.weight_column))

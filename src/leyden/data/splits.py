@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from math import floor
+
+import numpy as np
 
 from leyden.settings.errors import DataError
 
@@ -32,12 +34,9 @@ def split(conversation_of_row: Sequence[int], size: float, seed: int) -> tuple[l
         DataError: one of the two parts would be empty.
     """
     order = _shuffled(conversation_of_row, "split", seed)
-    chosen = set(order[: _held_out(len(order), size, alone=len(order) == len(conversation_of_row))])
-    rows = range(len(conversation_of_row))
-    return (
-        [row for row in rows if conversation_of_row[row] not in chosen],
-        [row for row in rows if conversation_of_row[row] in chosen],
-    )
+    chosen = order[: _held_out(len(order), size, alone=len(order) == len(conversation_of_row))]
+    validates = np.isin(conversation_of_row, chosen)
+    return np.flatnonzero(~validates).tolist(), np.flatnonzero(validates).tolist()
 
 
 def stratified_split(
@@ -122,7 +121,7 @@ def sample(
     wanted = _share_of(len(sizes), share, ROUND_FLOOR)
     kept: set[int] = set()
     held = 0
-    for unit in _shuffled(sizes, "sample", seed):
+    for unit in _shuffled(list(sizes), "sample", seed):
         if len(kept) >= wanted and held >= FEWEST_ROWS:
             break
         kept.add(unit)
@@ -135,9 +134,13 @@ def draw_key(purpose: str, seed: int, number: int) -> bytes:
     return hashlib.sha256(f"{purpose}/{seed}/{number}".encode()).digest()
 
 
-def _shuffled(numbers: Iterable[int], purpose: str, seed: int) -> list[int]:
+def _shuffled(numbers: Sequence[int], purpose: str, seed: int) -> list[int]:
     # numpy promises equal streams for its bit generators only, not for permutation(); a hash stays for ever
-    return sorted(set(numbers), key=lambda number: draw_key(purpose, seed, number))
+    distinct = np.unique(np.asarray(numbers, dtype=np.int64))
+    keys = bytearray().join(draw_key(purpose, seed, number) for number in distinct.tolist())
+    words = np.frombuffer(keys, dtype=">u8").reshape(len(distinct), 4)
+    order: list[int] = distinct[np.lexsort(words.T[::-1])].tolist()
+    return order
 
 
 def _held_out(total: int, size: float, *, alone: bool) -> int:

@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from leyden.data.files import SHOWN as SHOWN
+from leyden.data.files import File, listed
 from leyden.data.hub import read_hub
-from leyden.data.readers import READERS, File, content_of, json_text, listed, sha256_of
-from leyden.data.readers import SHOWN as SHOWN
+from leyden.data.integers import Integers
+from leyden.data.readers import READERS, TEXT_TYPES, json_text, read_file
 from leyden.data.text_files import is_folder, read_text_files
+from leyden.data.texts import Texts
 from leyden.settings.errors import ConfigError, DataError
 from leyden.settings.locations import HUB, TEXT_ENDINGS
 
@@ -34,7 +39,8 @@ class Table:
 
     Args:
         path: what the user named, for messages.
-        frame: csv and text: `str` or None; json lines: Python values or None; Parquet, hub: the types stored there.
+        frame: csv: texts in Arrow's memory; json lines: the same where a column holds nothing else, or Python values;
+            Parquet, hub: the types stored there.
         lines: for each row, from 1, the line on which it starts (csv, json lines) or its number (Parquet, hub).
         files: what the rows were read from; by default the one file `path`.
         origin: for each row the number of its file; by default all are of the first.
@@ -52,8 +58,9 @@ class Table:
         if not self.files:
             kind = READERS[self.path.suffix.lower()][0]
             object.__setattr__(self, "files", (File(self.path, kind, ""),))
-        if not self.origin:
-            object.__setattr__(self, "origin", (0,) * len(self.frame))
+        object.__setattr__(self, "lines", Integers(self.lines))
+        origin = self.origin if len(self.origin) else np.zeros(len(self.frame), dtype=np.int64)
+        object.__setattr__(self, "origin", Integers(origin))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -70,13 +77,18 @@ class Table:
         """Number of the table that a row comes from, where several are read as one."""
         return self.files[self.origin[row]].source
 
+    def values(self, column: str) -> list[Any]:
+        """What a column holds, as Python objects; None for a text that is missing."""
+        texts = self._arrow(column)
+        return list(self.frame[column].array) if texts is None else texts.to_pylist()
+
     def cells(self, column: str) -> list[Any]:
         """Values of a column with their own types; a missing one (empty text, null, NaN) is None.
 
         Raises:
             DataError: a cell holds a list, an object or bytes.
         """
-        values = list(self.frame[column].array)
+        values = self.values(column)
         nested = [row for row, value in enumerate(values) if isinstance(value, NESTED)]
         if nested:
             what = f"column {column!r} holds a list, an object or bytes ({self.places(nested)})"
@@ -84,7 +96,15 @@ class Table:
         absent = pd.isna(pd.Series(values, dtype=object)).tolist()
         return [None if gone or str(value) == "" else value for value, gone in zip(values, absent, strict=True)]
 
-    def texts(self, column: str) -> list[str | None]:
+    def keys(self, column: str) -> pd.Series:
+        """The cells as `cells` gives them, to be compared; texts stay in Arrow's memory.
+
+        Raises:
+            DataError: a cell holds a list, an object or bytes.
+        """
+        return self.frame[column] if self._arrow(column) is not None else pd.Series(self.cells(column), dtype=object)
+
+    def texts(self, column: str) -> Texts[str | None]:
         """Cells of a column as text, the way they read in the file: 1 is "1", a json `true` is "true"; missing is None.
 
         Words such as `None`, `NA`, `null`, `nan` are text. Empty text is missing in every format, as it is in csv.
@@ -92,26 +112,48 @@ class Table:
         Raises:
             DataError: a cell holds a list, an object or bytes.
         """
+        texts = self._arrow(column)
+        if texts is not None:
+            empty = pc.equal(pc.binary_length(texts), 0)
+            return Texts(pc.if_else(empty, None, texts) if pc.any(empty).as_py() else texts)
         as_text = [json_text if file.kind == "json lines" else str for file in self.files]
         cells = zip(self.cells(column), self.origin, strict=True)
-        return [None if cell is None else as_text[file](cell) for cell, file in cells]
+        return Texts.of(None if cell is None else as_text[file](cell) for cell, file in cells)
+
+    def rows(self, rows: Sequence[int]) -> pd.DataFrame:
+        """Some rows, numbered from 0, with their texts as Python objects or None."""
+        frame = self.frame.iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True)
+        texts = [name for name in frame.columns if frame[name].dtype in TEXT_TYPES.values()]
+        return frame.assign(**{name: pd.Series(_plain(frame[name]), dtype=object) for name in texts})
+
+    def _arrow(self, column: str) -> pa.ChunkedArray | None:
+        """A column of texts as Arrow holds it; None for any other."""
+        cells = self.frame[column]
+        return pa.chunked_array(pa.array(cells.array)) if cells.dtype in TEXT_TYPES.values() else None
 
     def places(self, rows: Sequence[int]) -> str:
         """Where rows stand, for messages: `line 3`, `lines 3, 7, 9, 12, 15 and 4 more`; `a.csv line 3, b.csv line 2`.
 
         Rows that stand in one place, such as the turns of one cell, are named once.
         """
-        found = list(dict.fromkeys((self.origin[row], self.lines[row]) for row in rows))
+        chosen = np.asarray(rows, dtype=np.int64)
+        files, places = np.asarray(self.origin)[chosen], np.asarray(self.lines)[chosen]
+        _, firsts = np.unique(np.stack([files, places]), axis=1, return_index=True)
+        firsts.sort()
         if len(self.files) == 1 and self.files[0].kind != "text":
-            return listed(UNITS[self.files[0].kind], [line for _, line in found])
+            return listed(UNITS[self.files[0].kind], Integers(places[firsts]))
         lines: dict[int, list[int]] = {}
-        for file, line in found[:SHOWN]:
-            lines.setdefault(file, []).append(line)
+        for first in firsts[:SHOWN].tolist():
+            lines.setdefault(int(files[first]), []).append(int(places[first]))
         words = ", ".join(self._place(self.files[file], numbers) for file, numbers in lines.items())
-        return words if len(found) <= SHOWN else f"{words} and {len(found) - SHOWN} more"
+        return words if len(firsts) <= SHOWN else f"{words} and {len(firsts) - SHOWN} more"
 
     def _place(self, file: File, lines: Sequence[int]) -> str:
         return str(file.path) if file.kind == "text" else f"{file.path} {listed(UNITS[file.kind], lines)}"
+
+
+def _plain(texts: pd.Series) -> list[str | None]:
+    return [text if isinstance(text, str) else None for text in texts.array]
 
 
 def read_table(path: str | Path, setting: str = "dataset.train_dataframe") -> Table:
@@ -136,9 +178,8 @@ def read_table(path: str | Path, setting: str = "dataset.train_dataframe") -> Ta
         frame, file, notes = read_hub(str(path), source)
         table = Table(path, frame, range(1, len(frame) + 1), (file,), notes=notes)
     elif suffix in READERS:
-        kind, reader = READERS[suffix]
-        content = content_of(path, source)
-        table = Table(path, *reader(content, source), (File(path, kind, sha256_of(content)),))
+        frame, lines, file = read_file(path, source)
+        table = Table(path, frame, Integers(lines), (file,))
     elif suffix in TEXT_ENDINGS or is_folder(path):
         frame, files, notes = read_text_files(path, source)
         table = Table(path, frame, [1] * len(frame), files, range(len(frame)), notes)

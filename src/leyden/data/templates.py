@@ -41,6 +41,10 @@ class Layout:
     prompts: tuple[Frame, ...]
     answers: tuple[Frame, ...]
 
+    def before_answer(self) -> int:
+        """How many tokens the frames before the last answer have together."""
+        return sum(len(frame.before) + len(frame.after) for frame in (self.system, *self.prompts, *self.answers[:-1]))
+
 
 class Template(Protocol):
     """Writes conversations; both kinds give the same parts, so everything after them is one code path."""

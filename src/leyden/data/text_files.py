@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from leyden.data.readers import SHOWN, File, content_of, decoded, sha256_of
+from leyden.data.files import SHOWN, File, content_of, decoded, sha256_of
 from leyden.settings.errors import DataError, LeydenError
 from leyden.settings.locations import TABLE_ENDINGS, TEXT_ENDINGS
 

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import tokenizers
 import transformers
 from numpy.typing import NDArray
 
-from leyden.data.cache import cached_folder, content_key
+from leyden.data.cache import cached_folder, checksum, content_key
+from leyden.data.texts import Texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 3  # of the files; a change of it makes every old cache a stranger
+FORMAT = 4  # of the files; a change of it makes every old cache a stranger
 CHECKSUMS = "checksums.json"
 CALL_STATE = ("truncation", "padding")  # what the last call asked for; every call sets them anew
 CHUNK = 2000  # texts handed to the tokenizer at once; it spreads them over the cores
@@ -53,10 +52,6 @@ class TokenColumn:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens per row."""
         return np.diff(self.offsets)
-
-    def checksums(self) -> list[int]:
-        """CRC-32 of values and offsets."""
-        return [zlib.crc32(self.values.data), zlib.crc32(self.offsets.data)]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
@@ -163,25 +158,30 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _key(columns: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> str:
-    digest = hashlib.sha256()
-    for name, texts in columns.items():
-        digest.update(f"{name}:{len(texts)}\0".encode())
-        for text in texts:
-            raw = text.encode("utf-8", "surrogatepass")
-            digest.update(len(raw).to_bytes(8, "little") + raw)
-    return content_key(FORMAT, digest.hexdigest(), tokenizer_key(tokenizer))
+    digests = [(name, Texts.of(texts).digest()) for name, texts in columns.items()]
+    return content_key(FORMAT, digests, tokenizer_key(tokenizer))
 
 
 def _write(folder: Path, name: str, chunks: Iterable[list[list[int]]]) -> list[int]:
-    """Write a column; return the checksums of its two files."""
-    lengths, values = [0], [np.empty(0, dtype=np.int32)]
-    for rows in chunks:
-        lengths += [len(row) for row in rows]
-        values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows))))
-    column = TokenColumn(np.concatenate(values), np.cumsum(lengths, dtype=np.int64))
-    np.save(folder / f"{name}.values.npy", column.values)
-    np.save(folder / f"{name}.offsets.npy", column.offsets)
-    return column.checksums()
+    """Write a column, one chunk at a time; return the checksums of its two files."""
+    lengths, total = [np.zeros(1, dtype=np.int64)], 0
+    with (folder / f"{name}.values.npy").open("wb") as file:
+        _head(file, total)
+        for rows in chunks:
+            lengths.append(np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))
+            values = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(lengths[-1].sum()))
+            file.write(values.data)
+            total += len(values)
+        _head(file, total)
+    np.save(folder / f"{name}.offsets.npy", np.cumsum(np.concatenate(lengths)))
+    return _checksums(folder, name)
+
+
+def _head(file: BinaryIO, size: int) -> None:
+    """The head of a .npy file; that of another size is as long."""
+    file.seek(0)
+    head = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": (size,)}
+    np.lib.format.write_array_header_1_0(file, head)
 
 
 def _open(folder: Path, name: str, *, memory_map: bool) -> TokenColumn:
@@ -194,7 +194,10 @@ def _sound(folder: Path) -> bool:
     """Whether every file of a cached folder holds what was written to it."""
     try:
         sums: dict[str, list[int]] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        columns = {name: _open(folder, name, memory_map=True) for name in sums}
-    except (OSError, ValueError, EOFError, IndexError):
+        return all(_checksums(folder, name) == known for name, known in sums.items())
+    except (OSError, ValueError, AttributeError):
         return False
-    return all(column.checksums() == sums[name] for name, column in columns.items())
+
+
+def _checksums(folder: Path, name: str) -> list[int]:
+    return [checksum(folder / f"{name}.{part}.npy") for part in ("values", "offsets")]

@@ -69,12 +69,12 @@ class Answerer:
             "predicted_texts": [texts[sample] for sample in samples],
             "target_texts": [targets[row] if targets else "" for row in rows],
             "prompt_texts": [shown[sample] for sample in samples],
-            "rows": table_rows(part.source.table.frame, rows),
+            "rows": table_rows(part.source.table.rows(rows)),
         }
 
 
-def table_rows(frame: pd.DataFrame, rows: Sequence[int]) -> list[dict[str, str]]:
-    """Rows of a table as text by column; a missing cell is the empty text."""
-    found = frame.iloc[list(rows)].astype(object)
+def table_rows(frame: pd.DataFrame) -> list[dict[str, str]]:
+    """Rows as text by column; a missing cell is the empty text."""
+    found = frame.astype(object)
     cells = found.where(found.notna(), "").to_dict("records")
     return [{str(name): str(cell) for name, cell in row.items()} for row in cells]

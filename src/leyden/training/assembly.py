@@ -26,6 +26,7 @@ from leyden.data.augmentation import Augmentor, mask_id, special_ids
 from leyden.data.augmented import AugmentedTrees
 from leyden.data.collator import Collator, Layout
 from leyden.data.datamodule import TreeDataModule
+from leyden.data.longest_prompt import longest_prompt
 from leyden.data.rows import Part
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
@@ -54,7 +55,9 @@ def load_backbone(
     model, base = load_start(settings, material, weight_type(dtype, settings.trainer.precision), folder)
     if warning := check_positions(model, settings.tokenizer.max_length):
         log.warning("%s", warning)
-    if material.problem.generates and (warning := check_room(model, _longest_prompt(material), settings.generation)):
+    if material.problem.generates and (
+        warning := check_room(model, longest_prompt(material.validation.trees), settings.generation)
+    ):
         log.warning("%s", warning)
     freeze_layers(model, settings.backbone.freeze_layers)
     backbone = add_adapter(model, settings.lora, base, head.task)
@@ -69,11 +72,6 @@ def load_backbone(
         compile_layers(backbone)
         log.info("The layers are compiled when they are first used; text is generated without it.")
     return backbone.train(), dtype, attention
-
-
-def _longest_prompt(material: Material) -> int:
-    trees = material.validation.trees
-    return max(len(trees.conversation(sample, answered=False).history) for sample in range(len(trees)))
 
 
 def make_data(settings: Settings, material: Material, collator: Collator) -> TreeDataModule:

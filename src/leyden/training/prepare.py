@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.adapters import check_adapter
@@ -15,8 +16,7 @@ from leyden.backbone.checkpoint import Checkpoint, find_checkpoint
 from leyden.backbone.load import check_architecture
 from leyden.data.datamodule import Prepared
 from leyden.data.dataset import TreeDataset, check_fit
-from leyden.data.overlap import overlap
-from leyden.data.rows import Part, read_parts, with_validation
+from leyden.data.rows import Part
 from leyden.data.sources import Source
 from leyden.data.templates import Template, make_template
 from leyden.data.tokenization import TokenColumn, tokenize_columns
@@ -26,6 +26,7 @@ from leyden.settings.checks_training import training_advice
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.training.devices import check_device
+from leyden.training.earlier_starts import measured, read_tables
 from leyden.training.memory import check_budget
 from leyden.training.optimizer import optimizer_factory
 from leyden.training.problems import make_metrics, make_problem
@@ -33,6 +34,8 @@ from leyden.training.reading import make_limits, make_tokenizer
 from leyden.training.scheduling import check_schedule
 
 log = logging.getLogger(__name__)
+
+FOUND = " (from the cache)"
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,11 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     check_adapter(settings.lora)
     check_budget(settings, problem.loss)
     clock = time.perf_counter()
-    train, validation = read_parts(settings.dataset, targets=problem.targets, num_classes=settings.problem.num_classes)
-    shared = overlap(train, validation).warnings
-    if settings.dataset.train_validation_data:
-        train = with_validation(train, validation, settings.dataset, problem.targets)
-    labels = train.source.labels
-    problem = problem.fitted(None if labels is None else labels.of(train.rows))
+    tables = read_tables(settings, problem)
+    train, validation = tables.train, tables.validation
+    problem = problem.fitted(train.source.labels and train.source.labels.of(train.rows))
     check_metrics(metrics, validation)
-    seconds = {"read tables": time.perf_counter() - clock}
+    seconds = {"read tables" + (FOUND if tables.found else ""): time.perf_counter() - clock}
     clock = time.perf_counter()
     checkpoint = find_checkpoint(settings.backbone, root=conversions)
     check_architecture(checkpoint, problem.head.family)
@@ -98,18 +98,21 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     template = make_template(settings.dataset, tokenizer)
     seconds["load tokenizer"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    sources = {id(part.source): part.source for part in (train, validation)}
-    cache = settings.cache == "on"
+    sources, cache = {id(part.source): part.source for part in (train, validation)}, settings.cache == "on"
     tokens = {key: tokens_of(source, template, tokenizer, cache=cache) for key, source in sources.items()}
     limits = make_limits(settings, problem, tokenizer)
-    parts = {
-        name: _fitted(name, TreeDataset(part, tokens[id(part.source)][0], template, problem.build_tree, limits))
-        for name, part in (("train", train), ("validation", validation))
-    }
     cached = all(found for _, found in tokens.values())
-    seconds["tokenize" + (" (from the cache)" if cached else "")] = time.perf_counter() - clock
+    seconds["tokenize" + (FOUND if cached else "")] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    parts, cached = {}, True
+    for name, part in (("train", train), ("validation", validation)):
+        trees = TreeDataset(part, tokens[id(part.source)][0], template, problem.build_tree, limits)
+        fit, found = measured(trees, name, tables, settings, problem, tokenizer)
+        check_fit(trees, fit, name)
+        parts[name], cached = Prepared(trees, fit), cached and found
+    seconds["count tokens" + (FOUND if cached else "")] = time.perf_counter() - clock
     warnings = [warning for source in sources.values() for warning in source.warnings]
-    warnings += [*shared, *added, *advice(settings, template, problem, train)]
+    warnings += [*tables.shared, *added, *advice(settings, template, problem, train)]
     counts = {name: counts_of(prepared) for name, prepared in parts.items()}
     return Material(
         checkpoint, tokenizer, problem, metrics, template, parts["train"], parts["validation"], counts, warnings,
@@ -173,11 +176,13 @@ def counts_of(prepared: Prepared) -> dict[str, int]:
     """What a part holds and what it lost, in numbers."""
     part, fit = prepared.trees.part, prepared.fit
     weights = part.source.weights
-    missing = {f"empty {role} cells": len(set(rows) & set(part.rows)) for role, rows in part.source.missing.items()}
+    missing = {
+        f"empty {role} cells": len(np.intersect1d(rows, part.rows)) for role, rows in part.source.missing.items()
+    }
     return {
         "rows": len(part.rows),
         "rows left out by dataset.data_sample": part.left_out,
-        "rows of weight 0": 0 if weights is None else int((weights[list(part.rows)] == 0).sum()),
+        "rows of weight 0": 0 if weights is None else int((weights[np.asarray(part.rows)] == 0).sum()),
         "samples": len(part.samples),
         "tokens": fit.tokens,
         "tokens to predict": fit.targets,
@@ -189,9 +194,3 @@ def counts_of(prepared: Prepared) -> dict[str, int]:
         "samples without any token, read as one start token": fit.cut["start"],
         **{name: count for name, count in missing.items() if count},
     }
-
-
-def _fitted(name: str, trees: TreeDataset) -> Prepared:
-    fit = trees.measure()
-    check_fit(trees, fit, name)
-    return Prepared(trees, fit)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.optim import Optimizer
@@ -54,7 +55,7 @@ class Trials:
     def longest(self, size: int) -> DataLoader[Any]:
         """One batch of the longest training samples, in one pass that shares nothing, as often as an update takes."""
         train = self.material.train
-        order = sorted(range(len(train.trees)), key=lambda sample: -train.fit.lengths[sample])[:size]
+        order = np.argsort(-train.fit.lengths.array, kind="stable")[:size].tolist()
         passes = self.settings.trainer.grad_accumulation
         whole = replace(self.collator, tokens=None, merged=False)
         return DataLoader(train.trees, batch_sampler=[order] * passes, collate_fn=whole.passes)
