@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -17,6 +17,7 @@ import torch
 from tests.effects.small_runs import settings_of, trained, write_table
 
 from leyden.backbone.reference import Reference
+from leyden.data.batches import Batch
 from leyden.data.dataset import Sample
 from leyden.data.trees import Segment, build_tree
 from leyden.problem import losses
@@ -71,6 +72,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
+def flat(loader: Iterable[list[Batch]]) -> list[Batch]:
+    """What goes through the model at once, pass after pass."""
+    return [batch for passes in loader for batch in passes]
+
+
 def started(folder: Path, *overrides: str, columns: dict[str, list[str]] = PAIRS) -> SimpleNamespace:
     """A run of pairs up to its first evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +114,7 @@ def test_known_scores_are_those_of_the_live_reference_in_every_loss(lora: str, t
                 weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
     known = module.scores
     module.eval()  # without dropout, so that two policies can be compared
-    for training, loader in ((True, run.data.train_dataloader()), (False, run.data.val_dataloader())):
+    for training, loader in ((True, flat(run.data.train_dataloader())), (False, flat(run.data.val_dataloader()))):
         part = known.parts["train" if training else "validation"]
         for batch in loader:
             live = module.reference.logps(batch)
@@ -132,13 +138,15 @@ def test_what_is_known_is_not_computed_again(tmp_path: Path, passes: list[int]) 
     assert (first.report["computed"], first.report["read"], first.report["in_training"]) == (6, 0, "looked up")
     for number, same in enumerate([
         (), ("trainer.batch_size=5", "trainer.epochs=3"), ("lora.r=2", "lora.target_modules=[q_proj]"), ("lora=none",),
-        ("problem/loss=ipo", "problem.loss.beta=0.7"), ("generation.batch_size_inference=1",),
+        ("problem/loss=ipo", "problem.loss.beta=0.7"),
     ]):  # fmt: skip
         again = started(tmp_path / f"same{number}", *same)
         assert (again.report["computed"], again.report["read"]) == (0, 6), same
         for name in ("train", "validation"):
             assert np.array_equal(again.module.scores.parts[name].logps, first.module.scores.parts[name].logps)
     assert passes == [4, 2]
+    again = started(tmp_path / "other", "generation.batch_size_inference=1")
+    assert (again.report["computed"], again.report["read"]) == (2, 4), "evaluations in other batches"
 
 
 def test_what_changes_a_score_is_computed_anew(tmp_path: Path, passes: list[int]) -> None:
@@ -163,12 +171,12 @@ def test_other_rows_are_scored_anew_and_the_part_that_stayed_is_read(tmp_path: P
 
 def test_weights_that_were_taken_from_a_run_are_another_reference(tmp_path: Path, passes: list[int]) -> None:
     run = trained(tmp_path / "1", PAIRS, *OWN, "optimizer.learning_rate=0.1", "trainer.epochs=1")
-    assert passes == [4], "the rows of one part are those of the other"
+    assert passes == [4, 5], "validation in the batches of its evaluations, equal rows or not"
     weights = f"backbone.pretrained_weights={run / 'model'}"
     assert started(tmp_path / "2", weights).report["computed"] == 6
     assert started(tmp_path / "3", weights).report["computed"] == 0
     assert started(tmp_path / "4", weights, "lora.alpha=3").report["computed"] == 6, "its scale is part of it"
-    assert passes == [4, 4, 2, 4, 2]
+    assert passes == [4, 5, 4, 2, 4, 2]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +216,7 @@ def test_a_live_reference_says_why(tmp_path: Path, passes: list[int], caplog: py
     assert "2 distinct samples (validation): 2 computed, 0 from the cache" in caplog.text
     assert run.module.reference.start.keys() == run.start.keys(), "training needs the copy"
     run.module.train()
-    for batch in run.data.train_dataloader():
+    for batch in flat(run.data.train_dataloader()):
         run.module.reference_logps(batch)
     assert passes == [2, 2, 2, 1]
 
@@ -219,7 +227,7 @@ def test_without_a_plan_validation_batches_are_scored_once(tmp_path: Path, passe
     del passes[:]
     scores = ReferenceScores()
     for _ in range(2):
-        for batch in run.data.val_dataloader():
+        for batch in flat(run.data.val_dataloader()):
             scores.of(batch, run.module.reference, training=False)
     assert passes == [1, 1]
 
@@ -255,7 +263,7 @@ def test_a_damaged_file_is_never_used(own_cache: Path, tmp_path: Path, passes: l
 
 def test_a_batch_with_other_targets_is_an_error(tmp_path: Path) -> None:
     run = started(tmp_path)
-    batch = next(iter(run.data.val_dataloader()))
+    batch = flat(run.data.val_dataloader())[0]
     batch.target_ids = batch.target_ids[1:]
     with pytest.raises(RuntimeError, match="known scores"):
         run.module.reference_logps(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from leyden.data.augmented import AugmentedTrees
@@ -70,13 +71,23 @@ class TreeDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """This rank's share of the validation samples, none left out, none twice."""
+        return self.evaluation_loader(self._rank)
+
+    def evaluation_loader(self, rank: Rank, generator: torch.Generator | None = None) -> DataLoader[Sample]:
+        """A rank's share of the validation samples.
+
+        Args:
+            rank: whose.
+            generator: of the workers' seeds; None: torch's own.
+        """
         return DataLoader(
             self.validation.trees,
             batch_sampler=evaluation_batches(
-                self.validation.fit.lengths, self.evaluation_batch_size, self._rank, self._groups(self.validation)
+                self.validation.fit.lengths, self.evaluation_batch_size, rank, self._groups(self.validation)
             ),
             collate_fn=self.collator.for_evaluation().passes,
             num_workers=self.settings.number_of_workers,
+            generator=generator,
         )
 
     def _groups(self, part: Prepared) -> Groups | None:
@@ -93,6 +104,11 @@ class TreeDataModule(L.LightningDataModule):
             drop_last=self.settings.drop_last_batch,
             groups=None if noisy else self._groups(self.train),
         )
+
+    @property
+    def world(self) -> int:
+        """How many processes there are."""
+        return self._rank.world
 
     @property
     def _rank(self) -> Rank:

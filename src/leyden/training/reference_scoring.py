@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 from leyden.backbone.compiled import is_compiled
 from leyden.backbone.scoring import base_model
 from leyden.data.cache import cached_folder, content_key, known_folder
-from leyden.data.datamodule import Prepared, TreeDataModule
+from leyden.data.datamodule import TreeDataModule
 from leyden.data.sampler import Rank
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
@@ -37,8 +38,10 @@ class ReferenceScoring(Callback):
     """Computes the scores of the reference, or reads them, when the first loop of a run starts.
 
     By then the weights are on their device and in their type, and the processes are a group. Scores are a function of
-    their key: the same samples are scored in the same batches, whatever the batch size, the order of the rows or the
-    number of processes, so a run that reads them has the same numbers, bit for bit, as the one that wrote them.
+    their key, so a run that reads them has the same numbers, bit for bit, as the one that wrote them. Training samples
+    are scored in the same batches whatever the batch size, the order of the rows or the number of processes.
+    Validation samples are scored in the batches of the evaluations, so that before training a policy that is its
+    reference differs from it by nothing, and not by rounding.
 
     Args:
         plan: which parts.
@@ -68,9 +71,8 @@ class ReferenceScoring(Callback):
         scores, computed, distinct = module.scores, 0, 0
         numbers = _numbers_key(trainer, module, self.data.collator.layout) if self.plan.parts else ""
         for name in self.plan.parts:
-            part: Prepared = getattr(self.data, name)
-            keys = sample_keys(part.trees)
-            scored, fresh = self._part(trainer, module, part, keys, numbers)
+            keys = sample_keys(getattr(self.data, name).trees)
+            scored, fresh = self._part(trainer, module, name, keys, numbers)
             scores.parts[name] = PartScores(scored, keys)
             computed, distinct = computed + fresh, distinct + len(keys.distinct)
         scores.seconds = time.perf_counter() - clock
@@ -92,10 +94,10 @@ class ReferenceScoring(Callback):
             )  # fmt: skip
 
     def _part(
-        self, trainer: L.Trainer, module: FineTuner, part: Prepared, keys: SampleKeys, numbers: str
+        self, trainer: L.Trainer, module: FineTuner, part: str, keys: SampleKeys, numbers: str
     ) -> tuple[NDArray[np.float32], int]:
         """The scores of a part, and how many samples had to be scored for them."""
-        key, computed = content_key(numbers, keys.distinct.tobytes()), None
+        key, computed = content_key(numbers, keys.distinct.tobytes(), *self._cut(part)), None
 
         def sound(folder: Path) -> bool:
             return read_scores(folder, keys.offsets) is not None
@@ -116,20 +118,13 @@ class ReferenceScoring(Callback):
         return computed, len(keys.distinct)
 
     def _scored(
-        self, trainer: L.Trainer, module: FineTuner, part: Prepared, keys: SampleKeys, rank: Rank
+        self, trainer: L.Trainer, module: FineTuner, part: str, keys: SampleKeys, rank: Rank
     ) -> NDArray[np.float32]:
         """Score every distinct sample; each rank takes its share of the batches, and every one gets all scores."""
-        batches = scoring_batches(keys, part.fit.lengths)
-        loader = DataLoader(
-            part.trees,
-            batch_sampler=batches[rank.index :: rank.world],
-            collate_fn=self.data.collator.for_evaluation(),
-            num_workers=self.data.settings.number_of_workers,
-            generator=torch.Generator(),  # its own, so that the training draws what it would have drawn
-        )
+        loader = self._loader(part, keys, rank)
         logps, scored = np.empty(int(keys.offsets[-1]), dtype=np.float32), []
         with self.display.phase("reference", sum(map(len, loader.batch_sampler or ()))):
-            for batch in loader:
+            for batch in (one for passes in loader for one in passes):
                 with trainer.precision_plugin.forward_context():
                     found = module.reference.logps(batch.to(trainer.strategy.root_device))
                 scored.append((batch.samples, found.float().cpu().numpy()))
@@ -141,6 +136,27 @@ class ReferenceScoring(Callback):
                 logps[begin:end] = values[start : start + end - begin]
                 start += end - begin
         return logps
+
+    def _loader(self, part: str, keys: SampleKeys, rank: Rank) -> DataLoader[Any]:
+        """The distinct training samples, or the batches of an evaluation."""
+        drawn = torch.Generator()  # its own, so that the training draws what it would have drawn
+        if part == "validation":
+            return self.data.evaluation_loader(rank, drawn)
+        return DataLoader(
+            self.data.train.trees,
+            batch_sampler=scoring_batches(keys, self.data.train.fit.lengths)[rank.index :: rank.world],
+            collate_fn=replace(self.data.collator.for_evaluation(), tokens=None).passes,
+            num_workers=self.data.settings.number_of_workers,
+            generator=drawn,
+        )
+
+    def _cut(self, part: str) -> tuple[object, ...]:
+        """What scores hang on besides, by rounding: how validation samples are cut into batches."""
+        if part == "train":
+            return ()
+        world = self.data.world
+        batches = [list(self.data.evaluation_loader(Rank(rank, world)).batch_sampler or ()) for rank in range(world)]
+        return (batches, self.data.collator.tokens)
 
 
 def scoring_batches(keys: SampleKeys, lengths: Sequence[int]) -> list[list[int]]:
