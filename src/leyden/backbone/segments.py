@@ -28,7 +28,7 @@ class _Run(NamedTuple):
     mask: Tensor | None
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """What a layer asks of its attention function, by keyword."""
 
     segments: Segments
@@ -38,7 +38,12 @@ class _Call(NamedTuple):
     softcap: float | None
 
     @classmethod
-    def read(cls, options: dict[str, object], query: Tensor) -> _Call:
+    def read(cls, options: dict[str, object], query: Tensor) -> Call:
+        """What was asked for.
+
+        Raises:
+            RuntimeError: there are no segments, or those of another row.
+        """
         segments = options.get("segments")
         if not isinstance(segments, Segments):
             raise RuntimeError(
@@ -82,7 +87,7 @@ def segment_attention(
     Raises:
         RuntimeError: called without `segments`, or with those of another row.
     """
-    call = _Call.read(options, query)
+    call = Call.read(options, query)
     pieces: list[tuple[int, Tensor]] = []
     for run in _plan(call.segments, call.sliding_window, query.element_size(), query.device):
         states = (_gather(query, run.queries), _gather(key, run.keys), _gather(value, run.keys))
@@ -99,7 +104,7 @@ def dense_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: object
 ) -> tuple[Tensor, None]:
     """Attend as `segment_attention` does, by one kernel call with a [T, T] mask: slower and plainer, the reference."""
-    call = _Call.read(options, query)
+    call = Call.read(options, query)
     mask = visible(call.segments, call.sliding_window).to(query.device)
     return _attend(query, key, value, mask, call).transpose(1, 2).contiguous(), None
 
@@ -180,7 +185,7 @@ def _gather(states: Tensor, spans: Spans) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, call: _Call) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, call: Call) -> Tensor:
     """Scaled dot-product attention with grouped keys; causal without a mask; [1, H, Q, D]."""
     groups = query.shape[1] // key.shape[1]
     if call.softcap is not None:
@@ -193,7 +198,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, call
     )
 
 
-def _softcapped(states: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, call: _Call, softcap: float) -> Tensor:
+def _softcapped(states: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, call: Call, softcap: float) -> Tensor:
     query, key, value = states
     if mask is None:
         mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
