@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from leyden.backbone import attention
 from leyden.backbone.attention import attention_for_generation, choose_attention, isolation_error
 from leyden.backbone.checkpoint import Checkpoint
+from leyden.backbone.flex import flex_segment_attention
 from leyden.backbone.scoring import base_model, target_logps
 from leyden.backbone.segments import dense_attention, segment_attention, visible
 from leyden.backbone.tiny import tiny_model
@@ -220,6 +221,75 @@ def test_engines_agree_on_random_forests(window: int | None, softcap: float | No
             strict=True,
         ):
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * 4)
+
+
+def random_row(seed: int, element: torch.dtype, device: str = "cpu") -> tuple[Segments, list[Tensor]]:
+    """A forest with empty segments, and states for it."""
+    draw = random.Random(seed)
+    lengths = [draw.choice([0, 1, 2, 5, 17]) for _ in range(draw.randint(1, 9))] + [3]
+    ends = [sum(lengths[: index + 1]) for index in range(len(lengths))]
+    parents = tuple(draw.randint(-1, index - 1) for index in range(len(lengths)))
+    torch.manual_seed(seed)
+    states = [torch.randn(1, heads, ends[-1], 16, dtype=element).to(device) for heads in (4, 2, 2)]
+    return Segments((0, *ends[:-1]), tuple(ends), parents), states
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("window", [None, 3])
+def test_flex_computes_what_the_reference_does(window: int | None, softcap: float | None) -> None:
+    """Written out by torch on a CPU, where it has no gradient."""
+    for seed in range(4):
+        segments, states = random_row(seed, torch.float32)
+        options = {"segments": segments, "scaling": 0.3, "sliding_window": window, "softcap": softcap}
+        ours, weights = flex_segment_attention(nn.Identity(), *states, None, **options)
+        assert weights is None
+        reference, _ = dense_attention(nn.Identity(), *states, None, **options)
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("element", [torch.float32, torch.bfloat16])
+def test_flex_on_a_gpu_and_its_gradient(window: int | None, softcap: float | None, element: torch.dtype) -> None:
+    tolerance = 1e-4 if element == torch.float32 else 4e-2
+    for seed in range(12):
+        segments, states = random_row(seed, element, "cuda")
+        states = [state.requires_grad_() for state in states]
+        options = {"segments": segments, "scaling": 0.3, "sliding_window": window, "softcap": softcap}
+        ours, _ = flex_segment_attention(nn.Identity(), *states, None, **options)
+        reference, _ = dense_attention(nn.Identity(), *states, None, **options)
+        torch.testing.assert_close(ours, reference, rtol=tolerance, atol=tolerance)
+        direction = torch.randn_like(ours)
+        found, wanted = (torch.autograd.grad(output, states, direction) for output in (ours, reference))
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * 4)
+
+
+def test_flex_says_what_it_cannot_do() -> None:
+    segments, states = random_row(0, torch.float32)
+    with pytest.raises(RuntimeError, match="no dropout"):
+        flex_segment_attention(nn.Identity(), *states, None, segments=segments, dropout=0.1)
+    with pytest.raises(RuntimeError, match="no gradient on a CPU"):
+        flex_segment_attention(nn.Identity(), *[state.requires_grad_() for state in states], None, segments=segments)
+    dropping = tiny_model("llama", attention_dropout=0.5)
+    with pytest.raises(ModelError, match="drops 0.5 of its attention weights"):
+        choose_attention(dropping, "flex")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="no gradient on a CPU, and no GPU is visible"):
+            choose_attention(tiny_model("llama"), "flex")
+
+
+@pytest.mark.parametrize("architecture", PACKED)
+def test_models_score_packed_rows_with_flex_as_with_segments(architecture: str) -> None:
+    """Without a gradient, so that it runs anywhere; a window where the architecture has one."""
+    model = tiny_model(architecture, **WINDOWED.get(architecture, {}))
+    batch = pack(forest(), range(5))
+    with torch.no_grad():
+        choose_attention(model, "segments")
+        expected = target_logps(model, batch)
+        model.set_attn_implementation("leyden_flex")
+        torch.testing.assert_close(target_logps(model, batch), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_reference_is_attention_written_out() -> None:

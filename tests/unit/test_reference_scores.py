@@ -279,8 +279,8 @@ def pair(**changes: Any) -> list[Segment]:
 
 def test_a_key_is_all_that_moves_a_score_and_nothing_else() -> None:
     others = [
-        {"prompt": [5, 7]}, {"prompt": [5, 6, 7], "chosen": [8]}, {"first": [True, False]}, {"parent": 1},
-        {"chosen": [7], "rejected": [8, 9]},
+        {"prompt": [5, 7]}, {"prompt": [5, 6, 7], "chosen": [8]}, {"first": [True, False]}, {"first": [False, True]},
+        {"parent": 1}, {"chosen": [7], "rejected": [8, 9]},
     ]  # fmt: skip
     keys = {tree_key(build_tree(pair(**other), 2)) for other in ({}, *others)}
     assert len(keys) == len(others) + 1

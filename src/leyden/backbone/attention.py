@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from leyden.backbone.flex import flex_segment_attention
 from leyden.backbone.heads import head_outputs
 from leyden.backbone.reference import evaluation_mode
 from leyden.backbone.scoring import base_model, target_logps, try_projection
@@ -23,7 +25,10 @@ from leyden.data.collation import pack, pad
 from leyden.data.trees import Segment, build_tree
 from leyden.settings.errors import ModelError
 
-ENGINES = {"segments": "leyden_segments", "dense": "leyden_dense"}
+Engine = Literal["segments", "dense", "flex"]
+ENGINES: dict[Engine, str] = {"segments": "leyden_segments", "dense": "leyden_dense", "flex": "leyden_flex"}
+
+log = logging.getLogger(__name__)
 
 # Largest self-check error that counts as rounding. A leak between samples moves log-probabilities in their first or
 # second digit; kernels that differ only in the order of their sums agree to about the resolution of the type.
@@ -36,6 +41,7 @@ def _no_mask(**_: object) -> None:
 
 AttentionInterface.register(ENGINES["segments"], segment_attention)
 AttentionInterface.register(ENGINES["dense"], dense_attention)
+AttentionInterface.register(ENGINES["flex"], flex_segment_attention)
 for _name in ENGINES.values():
     AttentionMaskInterface.register(_name, _no_mask)
 
@@ -45,12 +51,12 @@ class AttentionChoice:
     """How batches are made and what attends, for the log and the manifest.
 
     Args:
-        engine: `segments` and `dense` take packed batches, `padded` takes padded ones.
+        engine: `segments`, `dense` and `flex` take packed batches, `padded` takes padded ones.
         implementation: name of the attention function in the library.
         reason: one sentence for the reader of the log.
     """
 
-    engine: Literal["segments", "dense", "padded"]
+    engine: Engine | Literal["padded"]
     implementation: str
     reason: str
 
@@ -60,8 +66,9 @@ def choose_attention(model: nn.Module, requested: str) -> AttentionChoice:
 
     Args:
         model: a causal language model, adapter or not.
-        requested: `segments` or `dense` for our engines, `auto` for `segments` where it is exact and padding elsewhere,
-            or a name of the library's, such as `sdpa`, `eager` or `flash_attention_2`, for padding.
+        requested: `segments`, `dense` or `flex` for our engines; `auto` for `flex` if the model is on a GPU, else, or
+            where that is not exact, for `segments`, and where that is not, for padding; or a name of the library's,
+            such as `sdpa`, `eager` or `flash_attention_2`, for padding.
 
     Raises:
         ModelError: the model does not work with what was asked for.
@@ -78,10 +85,13 @@ def _choose(model: nn.Module, requested: str) -> AttentionChoice:
     plain = base.get_correct_attn_implementation(None)
     if requested not in ("auto", *ENGINES):
         return _padded(base, requested)
-    engine = cast(Literal["segments", "dense"], "segments" if requested == "auto" else requested)
-    exact, finding = _try(model, ENGINES[engine])
-    if exact:
-        return AttentionChoice(engine, ENGINES[engine], f"Samples share one row without padding: {finding}.")
+    wanted = ["flex", "segments"] if base.device.type == "cuda" else ["segments"]
+    for engine in cast(list[Engine], wanted if requested == "auto" else [requested]):
+        exact, finding = _try(model, ENGINES[engine])
+        if exact:
+            return AttentionChoice(engine, ENGINES[engine], f"Samples share one row without padding: {finding}.")
+        if engine != wanted[-1] and requested == "auto":
+            log.info("flex attention is not used, because of %s: %s.", type(base).__name__, finding)
     _set(base, plain)
     if requested == "auto":
         reason = f"Samples are padded, because {type(base).__name__} cannot use segments: {finding}."
@@ -111,7 +121,7 @@ def _try(model: nn.Module, implementation: str) -> tuple[bool, str]:
     base = base_model(model)
     if base.config.is_encoder_decoder:
         return False, "it has an encoder"
-    if obstacle := _obstacle(base):
+    if obstacle := _obstacle(base) or (implementation == ENGINES["flex"] and _obstacle_of_flex(base)):
         return False, obstacle
     _set(base, implementation)
     if base.config._attn_implementation != implementation:
@@ -135,6 +145,14 @@ def _obstacle(base: PreTrainedModel) -> str | None:
     if "create_sliding_window_causal_mask(" in source and "sliding_window=" not in source:
         return "its attention layers do not say how long their window is"
     return None
+
+
+def _obstacle_of_flex(base: PreTrainedModel) -> str | None:
+    """Name what a check without a gradient, in evaluation mode, cannot see."""
+    dropouts = [getattr(base.config, name, None) or 0.0 for name in ("attention_dropout", "attn_pdrop")]
+    if any(dropouts):
+        return f"it drops {max(dropouts)} of its attention weights, which flex attention cannot"
+    return None if torch.cuda.is_available() else "flex attention has no gradient on a CPU, and no GPU is visible"
 
 
 def isolation_error(model: nn.Module) -> float:

@@ -18,7 +18,7 @@ _MASK_COST = 1.25
 _MASK_COST_16_BIT = 3.0
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """What a layer asks of its attention function, by keyword."""
 
     segments: Segments
@@ -28,7 +28,12 @@ class _Call(NamedTuple):
     softcap: float | None
 
     @classmethod
-    def read(cls, options: dict[str, object], query: Tensor) -> _Call:
+    def read(cls, options: dict[str, object], query: Tensor) -> Call:
+        """What was asked for.
+
+        Raises:
+            RuntimeError: there are no segments, or those of another row.
+        """
         segments = options.get("segments")
         if not isinstance(segments, Segments):
             raise RuntimeError(
@@ -72,7 +77,7 @@ def segment_attention(
     Raises:
         RuntimeError: called without `segments`, or with those of another row.
     """
-    call = _Call.read(options, query)
+    call = Call.read(options, query)
     runs = _plan(call.segments, call.sliding_window, query.element_size(), query.device)
     if query.is_cpu and call.softcap is None and not call.dropout:
         return attend_on_cpu(query, key, value, runs, call.scaling).transpose(1, 2), None
@@ -92,7 +97,7 @@ def dense_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: object
 ) -> tuple[Tensor, None]:
     """Attend as `segment_attention` does, by one kernel call with a [T, T] mask: slower and plainer, the reference."""
-    call = _Call.read(options, query)
+    call = Call.read(options, query)
     mask = visible(call.segments, call.sliding_window).to(query.device)
     return _attend(query, key, value, mask, call).transpose(1, 2).contiguous(), None
 
@@ -170,7 +175,7 @@ def _merged(spans: Spans) -> Spans:
     return tuple(merged)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, call: _Call) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, call: Call) -> Tensor:
     """Scaled dot-product attention with grouped keys; causal without a mask; [1, H, Q, D]."""
     groups = query.shape[1] // key.shape[1]
     if call.softcap is not None:
@@ -183,7 +188,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, call
     )
 
 
-def _softcapped(states: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, call: _Call, softcap: float) -> Tensor:
+def _softcapped(states: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, call: Call, softcap: float) -> Tensor:
     query, key, value = states
     if mask is None:
         mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()

@@ -9,7 +9,7 @@ from pydantic import Field
 from leyden.settings.base import Group, OpenGroup, Probability, Text
 
 Scores = Literal["tokens", "pair", "classes", "numbers"]
-AttentionKind = Literal["auto", "segments", "dense", "sdpa", "eager", "flash_attention_2"]
+AttentionKind = Literal["auto", "segments", "dense", "flex", "sdpa", "eager", "flash_attention_2"]
 
 
 class Backbone(Group):
