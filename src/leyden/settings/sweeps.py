@@ -94,6 +94,14 @@ def chooses_sweep(texts: list[str]) -> bool:
     return chosen and not {"-m", "--multirun"} & set(texts)
 
 
+def flag_first(texts: list[str]) -> list[str]:
+    """The command line with `-m` before all settings, since the parser reads none that stand behind it and before it."""
+    flags = {"-m", "--multirun"}
+    if chooses_sweep(texts) or flags & set(texts):
+        return ["-m", *(text for text in texts if text not in flags)]
+    return texts
+
+
 def taken(config: DictConfig) -> list[str]:
     """The fault of a sweep whose folder holds a run, or the runs of an earlier sweep that may not be replaced."""
     name = config.get("experiment_name")
