@@ -95,7 +95,7 @@ def chooses_sweep(texts: list[str]) -> bool:
 
 
 def flag_first(texts: list[str]) -> list[str]:
-    """The command line with `-m` before all settings, since the parser reads none that stand behind it and before it."""
+    """The command line with `-m` before all settings: the parser would not read those on both sides of it."""
     flags = {"-m", "--multirun"}
     if chooses_sweep(texts) or flags & set(texts):
         return ["-m", *(text for text in texts if text not in flags)]
