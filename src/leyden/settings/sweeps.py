@@ -6,7 +6,7 @@ import ast
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,17 @@ def flag_first(texts: list[str]) -> list[str]:
     if chooses_sweep(texts) or flags & set(texts):
         return ["-m", *(text for text in texts if text not in flags)]
     return texts
+
+
+def count_faults(overrides: Iterable[Override]) -> list[str]:
+    """Numbers of jobs that make no search."""
+    keys = ("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
+    asked = [(one.input_line, one.value()) for one in overrides if one.key_or_group in keys and not one.is_delete()]
+    return [
+        f"{text} asks for no job. Allowed: a whole number, at least 1."
+        for text, value in asked
+        if isinstance(value, int) and value < 1
+    ]
 
 
 def taken(config: DictConfig) -> list[str]:
