@@ -240,3 +240,18 @@ def test_a_sweep_goes_where_a_single_run_would_go(tmp_path: Path, monkeypatch: p
         assert compose("train", where, return_hydra_config=True).hydra.sweep.dir == str(tmp_path / "runs" / "grid")
     with pytest.raises(ConfigError, match="holds the runs of a sweep already"):
         check_command(get_args_parser().parse_args(["-m", *TINY, *where, "lora.r=2,3"]), TRAIN)
+
+
+def test_a_sweep_may_be_asked_for_between_settings() -> None:
+    typed = ["backbone=tiny", "-m", "lora.r=4,8"]
+    parsed = get_args_parser().parse_args(sweeps.flag_first(typed))
+    assert (parsed.multirun, parsed.overrides) == (True, ["backbone=tiny", "lora.r=4,8"])
+    assert sweeps.flag_first(["lora.r=4", "sweep=dpo"]) == ["-m", "lora.r=4", "sweep=dpo"]
+    assert sweeps.flag_first(["lora.r=4", "sweep=null"]) == ["lora.r=4", "sweep=null"]
+
+
+def test_a_search_without_jobs_is_refused() -> None:
+    typed = ["-m", "sweep=dpo", "backbone=tiny", "hydra.sweeper.n_trials=0", "hydra.sweeper.n_jobs=-1"]
+    with pytest.raises(ConfigError) as caught:
+        check_command(get_args_parser().parse_args(typed), TRAIN)
+    assert [fault.split()[0] for fault in caught.value.faults] == typed[3:]

@@ -121,14 +121,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
             "optimizer.differential_learning_rate_layers=[]",
         ),
         *_untrained(settings, explicit),
-        (not settings.logger.chosen, "", "log_step_size", "logger=none"),
-        (settings.trainer.strategy == "auto", "", "log_all_ranks", "trainer.strategy=auto is one process"),
-        (
-            settings.trainer.devices == settings.trainer.num_nodes == 1,
-            "",
-            "log_all_ranks",
-            "trainer.devices=1 is one process",
-        ),
+        *_untracked(settings),
     ]
     reasons: dict[str, str] = {}
     for when, group, names, why in off:
@@ -136,6 +129,16 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
             reasons = {group + name: why for name in names.split()} | reasons
     for key in sorted(reasons.keys() & explicit):
         yield f"{key} has no effect here ({reasons[key]}). Leave it out."
+
+
+def _untracked(settings: Settings) -> list[tuple[bool, str, str, str]]:
+    """What nobody logs, in the same form."""
+    strategy, one = settings.trainer.strategy, settings.trainer.devices == settings.trainer.num_nodes == 1
+    return [
+        (not settings.logger.chosen, "", "log_step_size", "logger=none"),
+        (strategy == "auto", "", "log_all_ranks", "trainer.strategy=auto is one process"),
+        (one, "", "log_all_ranks", "trainer.devices=1 is one process"),
+    ]
 
 
 def _untrained(settings: Settings, explicit: frozenset[str]) -> list[tuple[bool, str, str, str]]:

@@ -6,7 +6,7 @@ import ast
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,25 @@ def chooses_sweep(texts: list[str]) -> bool:
     """Whether a file of conf/sweep is chosen without `-m`, which it implies."""
     chosen = any(text.startswith("sweep=") and text != "sweep=null" for text in texts)
     return chosen and not {"-m", "--multirun"} & set(texts)
+
+
+def flag_first(texts: list[str]) -> list[str]:
+    """The command line with `-m` before all settings: the parser would not read those on both sides of it."""
+    flags = {"-m", "--multirun"}
+    if chooses_sweep(texts) or flags & set(texts):
+        return ["-m", *(text for text in texts if text not in flags)]
+    return texts
+
+
+def count_faults(overrides: Iterable[Override]) -> list[str]:
+    """Numbers of jobs that make no search."""
+    keys = ("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
+    asked = [(one.input_line, one.value()) for one in overrides if one.key_or_group in keys and not one.is_delete()]
+    return [
+        f"{text} asks for no job. Allowed: a whole number, at least 1."
+        for text, value in asked
+        if isinstance(value, int) and value < 1
+    ]
 
 
 def taken(config: DictConfig) -> list[str]:
