@@ -111,9 +111,10 @@ def start(path: Path, *, chained: bool, batches: int, until: str) -> dict[str, A
     begun, base = time.process_time(), status("VmHWM")
     counts: dict[str, int] = {}
     if until == "tables":
+        from leyden.training.earlier_starts import read_tables
         from leyden.training.problems import make_problem
 
-        vars(room)["read_tables"](settings, make_problem(settings))
+        probed("read_tables", read_tables, steps)(settings, make_problem(settings))
     else:
         material = probed("prepare", room.prepare, steps)(settings)
         counts = material.counts["train"]

@@ -87,9 +87,17 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
             "all": sum(p.numel() for p in module.backbone.parameters()),
             "trained": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
         },
+        **_performance(material, run),
+    }
+
+
+def _performance(material: Material, run: Run) -> dict[str, Any]:
+    """Seconds of each step, when the first update was done, tokens per second of the training, peak memory."""
+    history = run.history
+    return {
         "seconds": {name: round(value, 3) for name, value in {**material.seconds, **run.seconds}.items()},
-        "first_update": _moment(run.history.first_update),
-        "tokens_per_second": run.history.tokens / run.history.seconds if run.history.seconds else None,
+        "first_update": _moment(history.first_update),
+        "tokens_per_second": history.tokens / history.seconds if history.seconds else None,
         "peak_memory_gib": round(peak_memory_gib(), 3),
     }
 

@@ -101,8 +101,7 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     sources, cache = {id(part.source): part.source for part in (train, validation)}, settings.cache == "on"
     tokens = {key: tokens_of(source, template, tokenizer, cache=cache) for key, source in sources.items()}
     limits = make_limits(settings, problem, tokenizer)
-    cached = all(found for _, found in tokens.values())
-    seconds["tokenize" + (FOUND if cached else "")] = time.perf_counter() - clock
+    seconds["tokenize" + (FOUND if all(found for _, found in tokens.values()) else "")] = time.perf_counter() - clock
     clock = time.perf_counter()
     parts, cached = {}, True
     for name, part in (("train", train), ("validation", validation)):
