@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def loaded(folder: Path, *overrides: str) -> Loaded:
     settings = settings_of(folder, TABLE, "trainer.batch_size=4", "tokenizer.max_length=512", *overrides)
     material = prepare(settings)
     backbone, _, attention = load_backbone(settings, material)
-    collator = make_collator(settings, material.tokenizer, backbone, attention)
+    # what is hidden is shared with nobody, so batches are only alike where nothing is shared
+    collator = replace(make_collator(settings, material.tokenizer, backbone, attention), merged=False)
     return Loaded(material, backbone, make_data(settings, material, collator))
 
 

@@ -245,7 +245,7 @@ def test_samples_of_one_conversation_share_a_batch_unless_they_are_drawn_apart(t
     for choice in ("true", "false"):
         settings = settings_of(tmp_path, table, *every, f"dataset.group_conversations={choice}")
         data = make_data(settings, prepare(settings), Collator("packed", 257))
-        batches = list(data.train_dataloader())
+        batches = [batch for passes in data.train_dataloader() for batch in passes]
         shared.append(sum(batch.num_shared for batch in batches))
         assert sum(batch.num_tokens for batch in batches) + shared[-1] == data.train.fit.tokens
     assert 2.5 * shared[1] < shared[0] <= data.train.fit.tokens / 2

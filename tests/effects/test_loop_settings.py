@@ -9,6 +9,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -225,8 +226,16 @@ def test_r23_the_disk_has_to_hold_the_checkpoints_of_the_policy(
     assert checkpoint_bytes(settings_of(tmp_path, TABLE, "lora=none", *overrides), 1, ROWS) == models
 
 
+class Space(NamedTuple):
+    """What the standard library says of a disk."""
+
+    total: int
+    used: int
+    free: int
+
+
 def test_r23_a_disk_that_holds_the_model_alone_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: (2**40, 2**40, 200 * 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Space(2**40, 2**40, 200 * 2**20))
     material = material_of(tmp_path, TABLE)
     weights = tmp_path / "weights"
     weights.mkdir()

@@ -162,7 +162,7 @@ def test_a4_weights_of_something_else_are_refused(sources: dict[tuple[str, str],
             load_backbone(settings, prepare(settings))
     other = sources["causal_lm", "lora"]
     settings = settings_of(tmp_path, COLUMNS, f"backbone.pretrained_weights={other}", "lora.r=3")
-    with pytest.raises(ModelError, match=r"have another shape, such as .*lora_A.*, here \[3, 64\]. Name .* and rank"):
+    with pytest.raises(ModelError, match=r"have another shape, such as .*lora_A.*, here \[3, \d+\]. Name .* and rank"):
         load_backbone(settings, prepare(settings))
     alone = tmp_path / "adapter.safetensors"
     shutil.copy(sources["causal_lm", "lora"] / "model" / "adapter_model.safetensors", alone)

@@ -16,7 +16,8 @@ class FusedLinear(Linear):
 
     Equals `x @ W.T + b + scaling * dropout(x) @ A.T @ B.T` in value and gradient. Scaling and sum need no pass over
     the outputs, neither forward nor backward. Whatever is not that plain case runs as `peft` does it: variants such as
-    DoRA, several adapters, merged or switched off ones, autocast, weights shared among ranks, a trained base.
+    DoRA, several adapters, merged or switched off ones, autocast, compiled layers, weights shared among ranks, a
+    trained base.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -59,6 +60,7 @@ def _is_plain(layer: nn.Module, x: Tensor, *, trained: bool = False) -> bool:
         and weight.numel() > 0
         and (trained or not weight.requires_grad)
         and not torch.is_autocast_enabled(x.device.type)
+        and not torch.compiler.is_compiling()  # the compiler fuses by itself
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,14 +100,19 @@ def measured(  # noqa: PLR0913, PLR0917
     Returns:
         The counts, and whether an earlier start had made them.
     """
-    if tables.key is None:
+    if tables.key is None or not _is_ours(problem):
         return trees.measure(), False
     writes = tokenizer_key(tokenizer), tokenizer.chat_template, sorted(map(str, tokenizer.special_tokens_map.items()))
     key = content_key(
         tables.key, name, repr(trees.limits), settings.dataset.model_dump(), settings.problem.model_dump(), writes,
-        _source_key(Path(inspect.getfile(type(problem)))),
     )  # fmt: skip
     return _once("fits", key, trees.measure)
+
+
+def _is_ours(problem: Problem) -> bool:
+    """Whether the code of a problem is part of the package, so that the key of the tables knows of its changes."""
+    file = getattr(sys.modules.get(type(problem).__module__), "__file__", None)
+    return file is not None and Path(leyden.__file__).parent in Path(file).parents
 
 
 def _once(kind: str, key: str | None, make: Callable[[], Found]) -> tuple[Found, bool]:
