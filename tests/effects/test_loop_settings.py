@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,8 +227,9 @@ def test_r23_the_disk_has_to_hold_the_checkpoints_of_the_policy(
 
 
 def test_r23_a_disk_that_holds_the_model_alone_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: (2**40, 2**40, 200 * 2**20))
     material = material_of(tmp_path, TABLE)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 200 * 2**20))
     weights = tmp_path / "weights"
     weights.mkdir()
     with (weights / "model.safetensors").open("wb") as file:
