@@ -109,8 +109,7 @@ def test_a_search_over_what_does_not_exist_is_one_error_before_any_job(tmp_path:
     with pytest.raises(ConfigError) as error:
         check_command(arguments, TRAIN)
     assert error.value.faults == (
-        "lora.rank is not a setting. lora has: r, alpha, dropout, use_dora, use_rslora, target_modules, "
-        "unfreeze_layers.",
+        "lora.rank is not a setting. Did you mean lora.r?",
     )
 
 
