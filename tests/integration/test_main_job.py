@@ -13,7 +13,7 @@ import pytest
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
-    "backbone=llama", "dataset.data_sample=0.1", "dataset.data_sample_choice=[train,validation]",
+    "backbone=llama", "dataset.data_sample=0.07", "dataset.data_sample_choice=[train,validation]",
     "tokenizer.max_length=256", "generation.max_length_inference=8", "experiment_name=run", "output_directory=.",
 ]  # fmt: skip
 FRESH_PROCESS = """

@@ -108,9 +108,7 @@ def test_a_search_over_what_does_not_exist_is_one_error_before_any_job(tmp_path:
     arguments = get_args_parser().parse_args(["-m", "--config-dir", str(tmp_path), "sweep=mine", "backbone=tiny"])
     with pytest.raises(ConfigError) as error:
         check_command(arguments, TRAIN)
-    assert error.value.faults == (
-        "lora.rank is not a setting. Did you mean lora.r?",
-    )
+    assert error.value.faults == ("lora.rank is not a setting. Did you mean lora.r?",)
 
 
 def losses(settings: Settings, *rest: object) -> float:
@@ -234,7 +232,7 @@ def test_a_sweep_goes_where_a_single_run_would_go(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "runs" / "grid" / "0").mkdir(parents=True)
     (tmp_path / "runs" / "grid" / "0" / "config.yaml").touch()
-    where = ["output_directory=~/runs", "experiment_name=grid"]
+    where = ["output_directory='~/runs'", "experiment_name=grid"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose("train", where, return_hydra_config=True).hydra.sweep.dir == str(tmp_path / "runs" / "grid")
     with pytest.raises(ConfigError, match="holds the runs of a sweep already"):

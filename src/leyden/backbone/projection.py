@@ -120,9 +120,10 @@ class _Scores(torch.autograd.Function):
     ) -> Tensor:
         ctx.projection, ctx.trains = projection, any(ctx.needs_input_grad[1:3])
         sloped = ctx.needs_input_grad[0] and not ctx.trains
-        largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float32)
+        wide = _wide(hidden.dtype)
+        largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=wide)
         chosen, total = torch.zeros_like(largest), torch.zeros_like(largest)
-        slopes = hidden.new_zeros(hidden.shape if sloped else (0,), dtype=torch.float32)
+        slopes = hidden.new_zeros(hidden.shape if sloped else (0,), dtype=wide)
         for part in _chunks(hidden, weight):
             logits = projection.shaped(_outputs(hidden, weight, bias, part))
             chosen += _picked(logits, ids, part)
@@ -135,11 +136,11 @@ class _Scores(torch.autograd.Function):
                 shares = shares if bend is None else shares.mul_(bend)
                 _add_product(slopes.mul_(shrunk), shares, weight[part])
         if sloped:
-            own = weight[ids].float() * projection.bend_of(chosen)
+            own = weight[ids].to(wide) * projection.bend_of(chosen)
             slopes = (own - slopes.div_(total)).to(hidden.dtype)
         total.log_()  # apart from the largest: their sum would lose the digits of large logits
         ctx.save_for_backward(*((hidden, weight, bias, ids, largest, total) if ctx.trains else (slopes,)))
-        return (chosen - largest - total)[:, 0]
+        return (chosen - largest - total)[:, 0].float()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -148,7 +149,7 @@ class _Scores(torch.autograd.Function):
             (slopes,) = ctx.saved_tensors
             return slopes * factors[:, None].to(slopes.dtype), None, None, None, None
         hidden, weight, bias, ids, largest, total = ctx.saved_tensors
-        by_hidden = torch.zeros_like(hidden, dtype=torch.float32)
+        by_hidden = torch.zeros_like(hidden, dtype=_wide(hidden.dtype))
         by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         by_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for part in _chunks(hidden, weight):
@@ -165,7 +166,13 @@ class _Scores(torch.autograd.Function):
 
 
 def _outputs(hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:
-    return F.linear(hidden, weight[part], None if bias is None else bias[part]).float()
+    outputs = F.linear(hidden, weight[part], None if bias is None else bias[part])
+    return outputs.to(_wide(outputs.dtype))
+
+
+def _wide(element: torch.dtype) -> torch.dtype:
+    """What is summed in: float32, or the type itself if it has more digits."""
+    return torch.promote_types(element, torch.float32)
 
 
 def _inside(ids: Tensor, part: slice) -> tuple[Tensor, Tensor]:
@@ -188,7 +195,7 @@ def _marked(values: Tensor, ids: Tensor, part: slice) -> Tensor:
 
 
 def _add_product(total: Tensor, shares: Tensor, weight: Tensor) -> None:
-    """`total += shares @ weight`, summed in float32."""
+    """`total += shares @ weight`, whatever the type of the weight."""
     if weight.dtype == total.dtype:
         total.addmm_(shares, weight)
     else:
