@@ -36,27 +36,36 @@ class UpdateRecord:
 
 @dataclass
 class Window:
-    """What went through the model between two updates on this rank."""
+    """What went through the model between two updates on this rank.
 
-    total: float = 0.0
-    count: float = 0.0
+    Attributes:
+        tokens: that went through the model.
+        samples: in order.
+        names: of the logged columns.
+        parts: for each pass the sum of its loss, the weight of its targets, its scored samples and the sums of its
+            logged columns, on the device: nobody waits for them before the update.
+    """
+
     tokens: int = 0
     samples: list[int] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    scored: int = 0
-    passes: int = 0
+    names: tuple[str, ...] = ()
+    parts: list[Tensor] = field(default_factory=list)
+
+    @property
+    def passes(self) -> int:
+        """How many there were so far."""
+        return len(self.parts)
 
     def add(self, batch: Batch, outcome: Outcome, logged: Iterable[str]) -> None:
         """Take in what went through the model at once."""
-        self.passes += 1
-        self.total += float(outcome.loss.total.detach())
-        self.count += float(outcome.loss.count)
         self.tokens += batch.num_tokens
         self.samples += batch.samples
-        self.scored += int(outcome.scored.sum())
-        for name in logged:
-            column = outcome.columns[name][outcome.scored]
-            self.sums[name] = self.sums.get(name, 0.0) + float(column.sum())
+        self.names = tuple(logged)
+        scored, total = outcome.scored, outcome.loss.total.detach()
+        columns = [torch.where(scored, outcome.columns[name], 0).sum() for name in self.names]
+        numbers = [total, outcome.loss.count, scored.sum(), *columns]
+        device, dtype = total.device, _digits(total.device)
+        self.parts.append(torch.stack([torch.as_tensor(one, dtype=dtype, device=device) for one in numbers]))
 
 
 @dataclass(frozen=True)
@@ -102,15 +111,18 @@ class WindowSum:
 
 def sum_over_ranks(window: Window, device: torch.device) -> WindowSum:
     """Add up the windows of all ranks, in float64 where the device has it."""
-    names = sorted(window.sums)
-    values = [window.total, window.count, window.tokens, len(window.samples), window.scored]
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    sums = torch.tensor([*values, *(window.sums[name] for name in names)], dtype=dtype, device=device)
+    counts = torch.tensor([window.tokens, len(window.samples)], dtype=_digits(device), device=device)
+    sums = torch.cat([counts, torch.stack(window.parts).sum(0)])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)
-    total, count, tokens, samples, scored, *extra = sums.tolist()
-    means = {name: value / scored for name, value in zip(names, extra, strict=True)} if scored else {}
+    tokens, samples, total, count, scored, *extra = sums.tolist()
+    means = {name: value / scored for name, value in zip(window.names, extra, strict=True)} if scored else {}
     return WindowSum(total, count, int(tokens), int(samples), int(scored), means)
+
+
+def _digits(device: torch.device) -> torch.dtype:
+    """What is summed in: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def update_values(summed: WindowSum, optimizer: Optimizer, norm: Mapping[str, float] | None = None) -> dict[str, float]:
