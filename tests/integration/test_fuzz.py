@@ -41,7 +41,7 @@ def examples(share: float) -> Any:
     """How many, and which."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
     return settings(
-        max_examples=math.ceil((WANTED or 60) * share), derandomize=not WANTED, suppress_health_check=checks,
+        max_examples=math.ceil((WANTED or 40) * share), derandomize=not WANTED, suppress_health_check=checks,
         database=None,
     )  # fmt: skip
 

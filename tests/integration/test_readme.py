@@ -84,7 +84,9 @@ def make_tables(arguments: list[str], folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def first_screen(commands: list[list[str]], run_cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def first_screen(
+    commands: list[list[str]], run_cli: Cli, run_here: Cli, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
     """The two commands of the first screen for an own table, as they stand, on the tiny backbone."""
     folder = tmp_path_factory.mktemp("first-screen")
     train = next(command for command in commands if "dataset.train_dataframe=my.csv" in command)
@@ -93,7 +95,7 @@ def first_screen(commands: list[list[str]], run_cli: Cli, tmp_path_factory: pyte
     make_tables(train, folder)
     trained = run_cli([*train, *TINY], cwd=folder)
     make_tables(predict, folder)
-    predicted = run_cli(predict, cwd=folder)
+    predicted = run_here(predict, cwd=folder)
     return SimpleNamespace(folder=folder, run=folder / "outputs" / "mine", trained=trained, predicted=predicted)
 
 

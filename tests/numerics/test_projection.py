@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -73,6 +74,60 @@ def test_half_precision_sums_in_float32() -> None:
     exact = hidden.detach().float().requires_grad_()
     (theirs,) = torch.autograd.grad(plain_logps(Projection(wide), exact, ids).sum(), exact)
     torch.testing.assert_close(ours.float(), theirs, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("element", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_token_that_is_sure_keeps_its_gradient(trained: bool, element: torch.dtype) -> None:
+    """Probabilities of 0.9 to 0.9999: the slope is the small difference of large terms."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, VOCABULARY, bias=False, dtype=element).requires_grad_(trained)
+    layer.weight.data.mul_(3)
+    ids = torch.tensor([0, 1500, VOCABULARY - 1, 7])
+    scale = torch.tensor([1.2, 1.4, 1.7, 2.2])[:, None]
+    rows = (layer.weight[ids].detach().float() * scale * 3).to(element)
+    found = []
+    for kind in (element, torch.float64):
+        hidden = rows.to(kind).requires_grad_()
+        exact = nn.Linear(64, VOCABULARY, bias=False, dtype=kind).requires_grad_(trained)
+        exact.weight.data.copy_(layer.weight)
+        score = Projection(exact).logps if kind == element else partial(exact_logps, exact)
+        logps = score(hidden, ids)
+        found.append((logps, *torch.autograd.grad(logps.sum(), [hidden])))
+    (logps, ours), (truth, theirs) = found
+    assert 0.5 < truth.exp().min() < 0.99 < truth.exp().max()
+    assert (logps.double() - truth).abs().max() < (1e-4 if element == torch.float32 else 0.3)
+    error = (ours.double() - theirs).norm(dim=1) / theirs.norm(dim=1)
+    assert error.max() < (1e-4 if element == torch.float32 else 0.1), error
+
+
+def exact_logps(layer: nn.Linear, hidden: Tensor, ids: Tensor) -> Tensor:
+    return layer(hidden).log_softmax(-1).gather(1, ids[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_autocast_goes_back_the_way_it_came(trained: bool) -> None:
+    """A float32 head under autocast: forward and backward multiply the same 16-bit numbers, inside it and outside."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, VOCABULARY, bias=True).requires_grad_(trained)
+    layer.weight.data.mul_(8)
+    hidden, ids = torch.randn(ROWS, 64), torch.randint(0, VOCABULARY, (ROWS,))
+    gradients = []
+    for inside in (True, False):
+        given = hidden.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            logps = Projection(layer).logps(given, ids)
+            if inside:
+                gradients.append(torch.autograd.grad(logps.sum(), [given, *(layer.parameters() if trained else ())]))
+        if not inside:
+            gradients.append(torch.autograd.grad(logps.sum(), [given, *(layer.parameters() if trained else ())]))
+    for one, two in zip(*gradients, strict=True):
+        assert torch.equal(one, two)
+    rounded = nn.Linear(64, VOCABULARY).double()
+    rounded.load_state_dict({name: weight.bfloat16() for name, weight in layer.state_dict().items()})
+    exact = hidden.bfloat16().double().requires_grad_()
+    (wanted,) = torch.autograd.grad(exact_logps(rounded, exact, ids).sum(), exact)
+    assert (gradients[0][0].double() - wanted).norm() < 0.05 * wanted.norm()
 
 
 class Largest(TorchDispatchMode):

@@ -65,7 +65,15 @@ class Projection:
             hidden: [N, D], last hidden states.
             ids: [N], token ids.
         """
-        scores: Tensor = _Scores.apply(hidden, self.head.weight, self.head.bias, ids, self)  # type: ignore[no-untyped-call]
+        weight: Tensor = self.head.weight
+        bias: Tensor | None = self.head.bias
+        kind = hidden.device.type
+        if torch.is_autocast_enabled(kind):  # the backward pass has to multiply what the forward pass did
+            element = torch.get_autocast_dtype(kind)
+            hidden, weight = hidden.to(element), weight.to(element)
+            bias = None if bias is None else bias.to(element)
+        with torch.autocast(kind, enabled=False):
+            scores: Tensor = _Scores.apply(hidden, weight, bias, ids, self)  # type: ignore[no-untyped-call]
         return scores
 
 
@@ -76,7 +84,7 @@ def find_projection(base: PreTrainedModel) -> Projection | None:
     `forward` says nothing of `logits_to_keep`.
     """
     head, config = base.get_output_embeddings(), base.config
-    plain = type(head) is nn.Linear and type(head.weight) is nn.Parameter and not _is_shared(head.weight)
+    plain = type(head) is nn.Linear and type(head.weight) in (nn.Parameter, Tensor) and not _is_shared(head.weight)
     if not plain or config.is_encoder_decoder or base.get_decoder() is base:
         return None
     if "logits_to_keep" not in inspect.signature(type(base).forward).parameters:
@@ -119,10 +127,10 @@ class _Scores(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, projection: Projection
     ) -> Tensor:
         ctx.projection, ctx.trains = projection, any(ctx.needs_input_grad[1:3])
+        ctx.element, wide = hidden.dtype, _wide(hidden.dtype)
         sloped = ctx.needs_input_grad[0] and not ctx.trains
-        wide = _wide(hidden.dtype)
         largest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=wide)
-        chosen, total = torch.zeros_like(largest), torch.zeros_like(largest)
+        chosen, others = torch.zeros_like(largest), torch.zeros_like(largest)
         slopes = hidden.new_zeros(hidden.shape if sloped else (0,), dtype=wide)
         for part in _chunks(hidden, weight):
             logits = projection.shaped(_outputs(hidden, weight, bias, part))
@@ -130,16 +138,18 @@ class _Scores(torch.autograd.Function):
             before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
             shrunk = (before - largest).exp_()
             bend = projection.bend(logits) if sloped else None
-            shares = logits.sub_(largest).exp_()
-            total.mul_(shrunk).add_(shares.sum(1, keepdim=True))
+            shares = _with(logits.sub_(largest).exp_(), torch.zeros_like(others), ids, part)
+            others.mul_(shrunk).add_(shares.sum(1, keepdim=True))
             if sloped:
                 shares = shares if bend is None else shares.mul_(bend)
                 _add_product(slopes.mul_(shrunk), shares, weight[part])
+        total = others + (chosen - largest).exp()
+        rest = others / total  # 1 - p, which would lose the digits of a token that is sure
         if sloped:
-            own = weight[ids].to(wide) * projection.bend_of(chosen)
-            slopes = (own - slopes.div_(total)).to(hidden.dtype)
+            own = weight[ids].to(wide) * projection.bend_of(chosen) * rest
+            slopes = own - slopes.div_(total)
         total.log_()  # apart from the largest: their sum would lose the digits of large logits
-        ctx.save_for_backward(*((hidden, weight, bias, ids, largest, total) if ctx.trains else (slopes,)))
+        ctx.save_for_backward(*((hidden, weight, bias, ids, largest, total, rest) if ctx.trains else (slopes,)))
         return (chosen - largest - total)[:, 0].float()
 
     @staticmethod
@@ -147,15 +157,16 @@ class _Scores(torch.autograd.Function):
         (factors,) = upstream
         if not ctx.trains:
             (slopes,) = ctx.saved_tensors
-            return slopes * factors[:, None].to(slopes.dtype), None, None, None, None
-        hidden, weight, bias, ids, largest, total = ctx.saved_tensors
+            return (slopes * factors[:, None]).to(ctx.element), None, None, None, None
+        hidden, weight, bias, ids, largest, total, rest = ctx.saved_tensors
         by_hidden = torch.zeros_like(hidden, dtype=_wide(hidden.dtype))
         by_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         by_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for part in _chunks(hidden, weight):
             logits = ctx.projection.shaped(_outputs(hidden, weight, bias, part))
             bend = ctx.projection.bend(logits)
-            slope = _marked(logits.sub_(largest).sub_(total).exp_().neg_(), ids, part).mul_(factors[:, None])
+            shares = logits.sub_(largest).sub_(total).exp_().neg_()
+            slope = _with(shares, rest, ids, part).mul_(factors[:, None])
             slope = (slope if bend is None else slope.mul_(bend)).to(weight.dtype)
             _add_product(by_hidden, slope, weight[part])
             if by_weight is not None:
@@ -188,10 +199,10 @@ def _picked(logits: Tensor, ids: Tensor, part: slice) -> Tensor:
     return logits.gather(1, places) * inside
 
 
-def _marked(values: Tensor, ids: Tensor, part: slice) -> Tensor:
-    """Add 1 at each row's id, in place."""
+def _with(values: Tensor, column: Tensor, ids: Tensor, part: slice) -> Tensor:
+    """Set the value at each row's id to that of a column, in place."""
     places, inside = _inside(ids, part)
-    return values.scatter_add_(1, places, inside.to(values.dtype))
+    return values.scatter_(1, places, torch.where(inside, column, values.gather(1, places)))
 
 
 def _add_product(total: Tensor, shares: Tensor, weight: Tensor) -> None:

@@ -60,9 +60,13 @@ def averages(loss: Callable[..., Any]) -> bool:
 
 
 def compares_pairs(loss: Callable[..., Any]) -> bool:
-    """Whether a loss, its knobs filled in or not, reads the pairs of a batch together."""
+    """Whether a loss, its knobs filled in or not, reads the pairs of a batch together.
+
+    One from elsewhere is taken to do so, unless its attribute `compares_pairs` is false.
+    """
     function = loss.func if isinstance(loss, partial) else loss
-    return bool(getattr(function, "compares_pairs", False))
+    elsewhere = not str(getattr(function, "__module__", "")).startswith("leyden.")
+    return bool(getattr(function, "compares_pairs", elsewhere))
 
 
 def _scores(answers: AnswerScores, average: bool) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,11 @@ def environment(settings: Settings) -> Iterator[str]:
             f"trainer.tokens_per_pass={trainer.tokens_per_pass} does not go with trainer.strategy={trainer.strategy}, "
             "whose processes have to make equally many passes. Set it to auto or null, and lower trainer.batch_size."
         )
+    if isinstance(trainer.tokens_per_pass, int) and settings.tokenizer.padding_quantile == 0:
+        yield (
+            f"trainer.tokens_per_pass={trainer.tokens_per_pass} does not go with tokenizer.padding_quantile=0, which "
+            "tries the memory of a whole batch. Leave one of them out."
+        )
     if trainer.strategy.startswith("deepspeed"):
         yield from _deepspeed(settings)
 

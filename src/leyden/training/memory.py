@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -52,26 +52,25 @@ def choose_budget(settings: Settings, backbone: nn.Module, loss: Any, longest: i
     trainer = settings.trainer
     if trainer.tokens_per_pass != "auto":
         return Budget(trainer.tokens_per_pass, "as asked")
-    whole = {
-        f"trainer.strategy={trainer.strategy}: all processes make equally many passes": trainer.strategy
-        not in ("auto", "ddp"),
-        "the loss compares the pairs of a batch": compares_pairs(loss),
-        "tokenizer.padding_quantile=0 tries the memory of a whole batch": settings.tokenizer.padding_quantile == 0,
-    }
-    if reasons := [reason for reason, holds in whole.items() if holds]:
-        return Budget(None, reasons[0])
+    if reason := _whole(settings, loss):
+        return Budget(None, reason)
     if trainer.accelerator == "cpu" or not torch.cuda.is_available():
         if 2 * longest > CPU_TOKENS:
             return Budget(2 * longest, "twice the longest conversation, so that its turns are computed once")
         return Budget(CPU_TOKENS, "a CPU is as fast with so many at once, and needs less memory than with more")
-    return _that_fits(bytes_per_token(backbone, checkpointed=settings.backbone.gradient_checkpointing))
+    return _that_fits(bytes_per_token(backbone, checkpointed=settings.backbone.gradient_checkpointing), backbone)
 
 
-def _that_fits(needed: int | None) -> Budget:
-    """What the free memory of the GPU holds, at so many bytes per token."""
+def _that_fits(needed: int | None, backbone: nn.Module) -> Budget:
+    """What the free memory of the GPU holds, at so many bytes per token, once the model is there too."""
     if needed is None:
         return Budget(None, "the config of the model does not say how wide its layers are")
-    free, _ = torch.cuda.mem_get_info()
+    coming = sum(
+        weight.numel() * weight.element_size() * (4 if weight.requires_grad else 1)  # gradient and two moments
+        for weight in backbone.parameters()
+        if weight.device.type != "cuda"
+    )
+    free = max(0, torch.cuda.mem_get_info()[0] - coming)
     tokens = max(LEAST_TOKENS, int(GPU_SHARE * free / needed) // 256 * 256)
     return Budget(tokens, f"about {GPU_SHARE:.0%} of the free memory, at {needed / 2**20:.2f} MiB per token")
 
@@ -97,7 +96,10 @@ def with_budget(settings: Settings, budget: Budget, found: dict[str, str]) -> tu
     if settings.trainer.tokens_per_pass != "auto":
         return settings, found
     if budget.tokens is not None:
-        log.info("Batches of more than %d tokens are split: %s. The updates are the same.", *budget)
+        log.info(
+            "Batches of more than %d tokens are split: %s. But for what dropout draws, the updates are the same.",
+            *budget,
+        )
     trainer = settings.trainer.model_copy(update={"tokens_per_pass": budget.tokens})
     return settings.model_copy(update={"trainer": trainer}), {**found, "trainer.tokens_per_pass": budget.reason}
 
@@ -117,11 +119,12 @@ def check_budget(settings: Settings, loss: Any) -> None:
 
 
 @contextmanager
-def memory_errors(tokens: int | Literal["auto"] | None) -> Iterator[None]:
-    """Turn the allocator's error into advice.
+def memory_errors(settings: Settings, loss: Any) -> Iterator[None]:
+    """Turn the allocator's error into advice that the settings admit.
 
     Args:
-        tokens: of one pass at most.
+        settings: of the run.
+        loss: the loss function with its knobs filled in.
 
     Raises:
         TrainingError: the memory was not enough.
@@ -131,14 +134,32 @@ def memory_errors(tokens: int | Literal["auto"] | None) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _is_of_memory(error):
             raise
-        now, smaller = (
-            ("has no limit", CPU_TOKENS) if not isinstance(tokens, int) else (f"is {tokens}", tokens // 2 or 1)
-        )
+        trainer = settings.trainer
+        if _whole(settings, loss):
+            cure = f"Lower trainer.batch_size (it is {trainer.batch_size}) and raise trainer.grad_accumulation with it"
+        elif isinstance(trainer.tokens_per_pass, int):
+            cure = (
+                f"Set trainer.tokens_per_pass (it is {trainer.tokens_per_pass}) to {trainer.tokens_per_pass // 2 or 1}"
+            )
+        else:
+            cure = f"Set trainer.tokens_per_pass to {CPU_TOKENS}"
         raise TrainingError(
-            f"The memory does not hold a pass through the model: trainer.tokens_per_pass {now}. Set it to {smaller}, "
-            "which changes no update; a longer sample is still one pass, so lower tokenizer.max_length too, or set "
+            f"The memory does not hold a pass through the model. {cure}; that changes no update but for what dropout "
+            "draws. A longer sample is one pass all the same: lower tokenizer.max_length, or set "
             "backbone.gradient_checkpointing=true."
         ) from error
+
+
+def _whole(settings: Settings, loss: Any) -> str | None:
+    """Why batches must not be split, if so."""
+    strategy = settings.trainer.strategy
+    if strategy not in ("auto", "ddp"):
+        return f"trainer.strategy={strategy}: all processes make equally many passes"
+    if compares_pairs(loss):
+        return "the loss compares the pairs of a batch, or may do so"
+    if settings.tokenizer.padding_quantile == 0:
+        return "tokenizer.padding_quantile=0 tries the memory of a whole batch"
+    return None
 
 
 def _is_of_memory(error: Exception) -> bool:

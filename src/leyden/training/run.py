@@ -56,7 +56,7 @@ def fit(
     with filtered_warnings():
         run, data = _assemble(settings, material, loggers, folder)
         run.checkpoints.export = None if export is None else partial(export, run)
-        with compile_errors(on=settings.backbone.compile), memory_errors(run.settings.trainer.tokens_per_pass):
+        with compile_errors(on=settings.backbone.compile), memory_errors(run.settings, material.problem.loss):
             _train(run, data, settings.trainer)
         keep_best(run)
     return run
@@ -74,7 +74,8 @@ def _assemble(
     seconds = {"load weights": time.perf_counter() - clock}
     budget = choose_budget(settings, backbone, material.problem.loss, longest_shared(settings, material))
     collator = make_collator(settings, material.tokenizer, backbone, attention, budget.tokens)
-    settings, found = settled(settings, material, backbone, collator, folder)
+    with memory_errors(settings, material.problem.loss):
+        settings, found = settled(settings, material, backbone, collator, folder)
     settings, found = with_budget(settings, budget, found)
     data = make_data(settings, material, collator)
     per_epoch = math.ceil(data.steps_per_epoch(world_size(settings.trainer)) / settings.trainer.grad_accumulation)
