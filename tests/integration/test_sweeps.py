@@ -138,10 +138,10 @@ def test_a_search_goes_in_the_direction_of_the_metric_and_is_seeded(
     found = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        made, rows = search(run_here, tmp_path / name, f"sweep={kind}", "hydra.sweeper.n_trials=7")
+        made, rows = search(run_here, tmp_path / name, f"sweep={kind}", "hydra.sweeper.n_trials=10")
         assert made.done.returncode == 2, "some were refused"
         assert {row["status"] for row in rows} == {"done", "failed"}
-        assert len(rows) == 7
+        assert len(rows) == 10
         found.append((made.best, [(row["overrides"], row["metric"]) for row in rows]))
         values = [sign * float(row["metric"]) for row in rows if row["metric"]]
         assert values == sorted(values)
