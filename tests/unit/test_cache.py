@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,35 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(monkeypatch: pytest.Monk
     monkeypatch.setenv("LEYDEN_CACHE", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="LEYDEN_CACHE to a folder that can, or cache=off"):
         cached_folder("kind", "key", write("x"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        OSError("1048576 requested and 131056 written"),  # of numpy
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # of safetensors
+    ],
+)
+def test_a_full_disk_says_what_to_do_and_keeps_no_half(tmp_path: Path, error: Exception) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "data").write_text("half")
+        raise error
+
+    with pytest.raises(ConfigError, match="is full.* LEYDEN_CACHE .*or cache=off") as caught:
+        cached_folder("kind", "key", fail, root=tmp_path)
+    assert str(tmp_path / "kind") in str(caught.value)
+    assert [path for path in (tmp_path / "kind").iterdir() if path.is_dir()] == []
+    assert (cached_folder("kind", "key", write("whole"), root=tmp_path) / "data").read_text() == "whole"
+
+
+def test_other_faults_of_a_filling_are_left_as_they_are(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "absent" / "data").write_text("half")
+
+    with pytest.raises(FileNotFoundError):
+        cached_folder("kind", "key", fail, root=tmp_path)
 
 
 def test_two_processes_fill_a_folder_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project_root: Path) -> None:

@@ -158,6 +158,12 @@ def test_missing_ids() -> None:
     assert "has no id at lines 2, 3, 4" in fault
 
 
+@pytest.mark.parametrize(("kind", "place"), [("parquet", "row 2"), ("jsonl", "line 2")])
+def test_an_empty_text_is_no_id(tmp_path: Path, kind: str, place: str) -> None:
+    (fault,) = faults_of(stored(tmp_path, kind, {"id": ["a", "", "b"], "parent": ["", "a", "a"]}))
+    assert f"has no id at {place}" in fault
+
+
 def test_own_parents_and_no_root() -> None:
     own, no_root = faults_of(in_memory([1, 2], [1, 2]))
     assert "dataset.parent_id_column='parent' makes a row its own parent: 1, 2 at lines 1, 2" in own

@@ -431,3 +431,17 @@ def test_real_tables(name: str, rows: int, columns: str) -> None:
         expected = pd.read_csv(REAL / name, dtype=str, keep_default_na=False)
         for column in expected:
             assert table.texts(column) == [cell or None for cell in expected[column]]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_keys_are_the_cells(tmp_path: Path, ending: str) -> None:
+    frame = pd.DataFrame({"id": ["a", "", None, "b"], "number": [1, 2, 3, 4]})
+    path = tmp_path / f"t.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    table = read_table(path)
+    assert table.keys("id").isna().tolist() == [False, True, True, False]
+    assert table.keys("id").dropna().tolist() == ["a", "b"]
+    assert table.keys("number").tolist() == table.cells("number") == [1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ from filelock import FileLock
 from leyden.settings.errors import ConfigError
 
 BLOCK = 1 << 20  # bytes of a file that are in memory at a time
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no space is left on the disk, or none that the user may take
 
 
 def cache_root() -> Path:
@@ -71,7 +73,7 @@ def cached_folder(
         sound: says of a folder that exists whether its files are as they were written; if not, it is filled anew.
 
     Raises:
-        ConfigError: the cache folder cannot be written.
+        ConfigError: the cache folder cannot be written, or its disk is full.
     """
     if found := known_folder(kind, key, root=root, sound=sound):
         return found
@@ -83,12 +85,9 @@ def cached_folder(
         if not target.is_dir():
             for left in parent.glob(f".{key}-*"):  # of a process that was killed; the lock says that it is gone
                 shutil.rmtree(left, ignore_errors=True)
-            fresh = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=parent))
-            try:
+            with _fresh(parent, key) as fresh:
                 fill(fresh)
                 fresh.rename(target)
-            finally:
-                shutil.rmtree(fresh, ignore_errors=True)
     return target
 
 
@@ -98,6 +97,32 @@ def known_folder(
     """The folder that `cached_folder` would return without filling it; None if it would have to."""
     target = (root or cache_root()) / kind / key
     return target if target.is_dir() and sound(target) else None
+
+
+@contextmanager
+def _fresh(parent: Path, key: str) -> Iterator[Path]:
+    """A folder to fill, which is gone afterwards unless it was renamed."""
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=parent))
+        yield folder
+    except Exception as error:
+        if _says_full(error):
+            raise ConfigError(
+                f"The disk of the cache folder {parent} is full. Make room there, or set the variable LEYDEN_CACHE to "
+                "a folder with more space, or cache=off."
+            ) from error
+        raise
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _says_full(error: Exception) -> bool:
+    """Whether the disk is full; numpy and the library that writes weights give no number, but say so in words."""
+    if isinstance(error, OSError):
+        return error.errno in FULL or (error.errno is None and str(error).endswith(" written"))
+    return any(f"(os error {number})" in str(error) for number in FULL)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Collator:
             return [self._joined(samples)]
         groups: list[list[Sample]] = []
         for sample in samples:
-            if groups and self._size([*groups[-1], sample]) <= self.tokens:
+            if groups and self._fits([*groups[-1], sample], self.tokens):
                 groups[-1].append(sample)
             else:
                 groups.append([sample])
@@ -57,6 +57,12 @@ class Collator:
         """Join the samples of one step to one batch."""
         trees = self._trimmed([sample.tree for sample in samples])
         return self._joined([sample._replace(tree=tree) for sample, tree in zip(samples, trees, strict=True)])
+
+    def _fits(self, samples: Sequence[Sample], tokens: int) -> bool:
+        """Whether samples go through the model in one pass; merging only takes tokens away, so try it last."""
+        if self.layout == "packed" and sum(len(sample.tree.tokens) for sample in samples) <= tokens:
+            return True
+        return self._size(samples) <= tokens
 
     def _size(self, samples: Sequence[Sample]) -> int:
         """Tokens that go through the model for a batch: shared ones once, and with its padding."""

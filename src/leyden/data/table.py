@@ -102,7 +102,9 @@ class Table:
         Raises:
             DataError: a cell holds a list, an object or bytes.
         """
-        return self.frame[column] if self._arrow(column) is not None else pd.Series(self.cells(column), dtype=object)
+        if self._arrow(column) is None:
+            return pd.Series(self.cells(column), dtype=object)
+        return pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([self.texts(column).array])))
 
     def texts(self, column: str) -> Texts[str | None]:
         """Cells of a column as text, the way they read in the file: 1 is "1", a json `true` is "true"; missing is None.
