@@ -81,6 +81,15 @@ def test_r17_r18_an_adapter_of_no_size_is_refused(overrides: list[str]) -> None:
     assert all(fault.endswith("Allowed: above 0.") for fault in said)
 
 
+def test_r17_oft_takes_a_rank_or_the_size_of_its_blocks_and_the_other_is_0() -> None:
+    oft = ("lora=vera", "lora._target_=peft.OFTConfig", "~lora.vera_dropout")
+    assert not faults(*oft, "lora.r=0"), "the default of peft"
+    assert not faults(*oft, "lora.r=0", "+lora.oft_block_size=32")
+    for refused in (["lora.r=0", "+lora.oft_block_size=0"], ["lora.r=-1"], ["lora.r=false"]):
+        (said,) = faults(*oft, *refused)
+        assert said.startswith("lora.r=")
+
+
 MEANT = {
     "lora.rank=8": "lora.r",
     "rank=8": "lora.r",

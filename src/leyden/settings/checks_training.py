@@ -122,5 +122,12 @@ def _adapter(lora: Lora | Adapter | None) -> Iterator[str]:
         )
     for key in ("r", "alpha", "lora_alpha"):
         value = lora.knobs.get(key, 1)
+        if key == "r" and _is_left_to_blocks(value, lora.knobs.get("oft_block_size", name == "OFTConfig")):
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             yield f"lora.{key}={show(value)} is not allowed: an adapter of that size says nothing. Allowed: above 0."
+
+
+def _is_left_to_blocks(rank: object, block_size: object) -> bool:
+    """Whether a rank of 0 says that the size of the blocks is given instead, as is the default of OFT."""
+    return rank == 0 and not isinstance(rank, bool) and bool(block_size)
