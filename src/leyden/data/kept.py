@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from leyden.data.cache import cached_folder, checksum
+from leyden.data.unpickling import unpickled
 
 Kept = TypeVar("Kept")
 
@@ -34,15 +35,24 @@ def kept(kind: str, key: str, make: Callable[[], Kept]) -> tuple[Kept, bool]:
     Raises:
         ConfigError: the cache folder cannot be written.
     """
-    made = []
+    made: list[object] = []
+    found: list[object] = []
 
     def fill(folder: Path) -> None:
-        made.append(folder)
-        _write(folder, make())
-        pa.default_memory_pool().release_unused()
+        made.append(make())
+        _write(folder, made[0])
 
-    folder = cached_folder(kind, key, fill, sound=_sound)
-    return cast(Kept, _open(folder)), not made
+    def sound(folder: Path) -> bool:
+        found[:] = _opened(folder)
+        return bool(found)
+
+    folder = cached_folder(kind, key, fill, sound=sound)
+    if not made:
+        return cast(Kept, found[0]), True
+    (content,) = _opened(folder) or made
+    made.clear()
+    pa.default_memory_pool().release_unused()
+    return cast(Kept, content), False
 
 
 def _write(folder: Path, content: object) -> None:
@@ -62,23 +72,20 @@ def _write(folder: Path, content: object) -> None:
     (folder / INDEX).write_text(json.dumps({"places": places, "checksums": sums}), encoding="utf-8")
 
 
-def _open(folder: Path) -> object:
-    places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["places"]
-    with (folder / ARRAYS).open("rb") as file:
-        arrays = memoryview(_mapped(file))
-    buffers = [arrays[start : start + size] for start, size in places]
-    return pickle.loads((folder / OBJECT).read_bytes(), buffers=buffers)
+def _opened(folder: Path) -> list[object]:
+    """The object; nothing if its files are not as they were written, or name what has no place in them."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        if [checksum(folder / name) for name in (OBJECT, ARRAYS)] != list(index["checksums"]):
+            return []
+        with (folder / ARRAYS).open("rb") as file:
+            arrays = memoryview(_mapped(file))
+        buffers = [arrays[start : start + size] for start, size in index["places"]]
+        return [unpickled((folder / OBJECT).read_bytes(), buffers)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, pickle.UnpicklingError):
+        return []
 
 
 def _mapped(file: BinaryIO) -> mmap.mmap | bytes:
     empty = not file.seek(0, 2)  # an empty file cannot be mapped
     return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _sound(folder: Path) -> bool:
-    """Whether the files hold what was written to them."""
-    try:
-        sums = json.loads((folder / INDEX).read_text(encoding="utf-8"))["checksums"]
-        return [checksum(folder / name) for name in (OBJECT, ARRAYS)] == list(sums)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
