@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import os
 import pickle
+import time
 from collections import Counter
 from decimal import Decimal
 from functools import partial
@@ -17,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 from leyden.data import cache
 from leyden.data.cache import checksum
@@ -99,3 +101,19 @@ def test_what_can_do_harm_is_not_done_and_the_object_is_made_again(tmp_path: Pat
 def test_what_cannot_be_opened_again_is_used_as_it_was_made() -> None:
     for _ in range(2):
         assert kept("tables", "key", lambda: [os.getcwd]) == ([os.getcwd], False)
+
+
+def test_what_no_start_used_for_a_month_is_removed_when_another_is_made(tmp_path: Path) -> None:
+    for key in ("used", "unused", "locked"):
+        kept("tables", key, lambda: [1])
+    kept("fits", "unused", lambda: [1])
+    folder, long_ago = tmp_path / "cache" / "tables", time.time() - 31 * 24 * 3600
+    (folder / ".killed-abc").mkdir()
+    for old in (*(path for path in folder.iterdir() if path.is_dir()), tmp_path / "cache" / "fits" / "unused"):
+        os.utime(old, (long_ago, long_ago))
+    assert kept("tables", "used", never) == ([1], True)
+    assert {path.name for path in folder.glob("[!.]*")} == {"used", "unused", "locked"}
+    with FileLock(folder / ".locked.lock"):
+        kept("tables", "new", lambda: [1])
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"used", "locked", "new"}
+    assert (tmp_path / "cache" / "fits" / "unused").is_dir()

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
-from leyden.data.cache import cached_folder, checksum
+from leyden.data.cache import cached_folder, checksum, forget_unused
 from leyden.data.unpickling import unpickled
 
 Kept = TypeVar("Kept")
 
 OBJECT, ARRAYS, INDEX = "object.pickle", "arrays.bin", "index.json"
 ALIGNED = 64  # bytes; what Arrow asks for
+UNUSED = 30 * 24 * 3600.0  # seconds after which an object that no start has asked for is removed
 
 
 def kept(kind: str, key: str, make: Callable[[], Kept]) -> tuple[Kept, bool]:
     """The object of a key, made when it is not there yet; arrays of numpy and Arrow in it are memory maps, read-only.
+
+    Making one removes those of its kind that were not used for 30 days.
 
     Args:
         kind: what it is, such as `tables`.
@@ -48,9 +53,12 @@ def kept(kind: str, key: str, make: Callable[[], Kept]) -> tuple[Kept, bool]:
 
     folder = cached_folder(kind, key, fill, sound=sound)
     if not made:
+        with suppress(OSError):  # of a cache that can only be read
+            os.utime(folder)
         return cast(Kept, found[0]), True
     (content,) = _opened(folder) or made
     made.clear()
+    forget_unused(kind, UNUSED, but=key)
     pa.default_memory_pool().release_unused()
     return cast(Kept, content), False
 
