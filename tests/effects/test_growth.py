@@ -108,6 +108,7 @@ def test_without_the_cache_nothing_is_found_and_the_same_comes_out(tmp_path: Pat
         ("tokenizer.max_length=80", {"tables": 0, "trees": 10}),
         ("dataset.add_eos_token_to_prompt=false", {"tables": 0, "trees": 10}),
         ("dataset.mask_prompt_labels=false", {"tables": 0, "trees": 10}),
+        ("dataset.group_conversations=false", {"tables": 0, "trees": 0}),
         ("seed=3", {"tables": 0, "trees": 0}),
     ],
 )

@@ -7,12 +7,13 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from leyden.settings.errors import ConfigError
 
@@ -97,6 +98,27 @@ def known_folder(
     """The folder that `cached_folder` would return without filling it; None if it would have to."""
     target = (root or cache_root()) / kind / key
     return target if target.is_dir() and sound(target) else None
+
+
+def forget_unused(kind: str, seconds: float, *, but: str) -> None:
+    """Remove the folders of a kind that were last filled or touched so long ago, each under its lock.
+
+    What is being filled, or cannot be removed, is left where it is.
+
+    Args:
+        kind: as for `cached_folder`.
+        seconds: how long a folder may stand unused.
+        but: the key of a folder that stays in any case.
+    """
+    parent = cache_root() / kind
+    oldest = time.time() - seconds
+    for folder in [path for path in parent.glob("*") if path.is_dir()]:
+        key = folder.name.removeprefix(".").partition("-")[0]  # also of one that a killed process left half-written
+        if key == but:
+            continue
+        with suppress(OSError, Timeout), FileLock(parent / f".{key}.lock", blocking=False):
+            if folder.stat().st_mtime < oldest:  # seen under the lock: another process may have filled it anew
+                shutil.rmtree(folder)
 
 
 @contextmanager

@@ -37,6 +37,8 @@ WRITING = frozenset({
     "text_system_start", "text_prompt_start", "text_answer_separator", "add_eos_token_to_system",
     "add_eos_token_to_prompt", "add_eos_token_to_answer", "mask_prompt_labels", "only_last_answer", "chat_template",
 })  # fmt: skip
+# those that say in which order the samples are drawn, once they are read
+ORDERING = frozenset({"group_conversations"})
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,8 @@ def measured(  # noqa: PLR0913, PLR0917
     if tables.key is None or not _is_ours(problem):
         return trees.measure(), False
     writes = tokenizer_key(tokenizer), tokenizer.chat_template, sorted(map(str, tokenizer.special_tokens_map.items()))
-    key = content_key(
-        tables.key, name, repr(trees.limits), settings.dataset.model_dump(), settings.problem.model_dump(), writes,
-    )  # fmt: skip
+    data, problems = settings.dataset.model_dump(exclude=set(ORDERING)), settings.problem.model_dump()
+    key = content_key(tables.key, name, repr(trees.limits), data, problems, writes)
     return _once("fits", key, trees.measure)
 
 
@@ -147,7 +148,7 @@ def _hashes(settings: Settings) -> dict[str, str] | None:
 
 
 def _tables_key(settings: Settings, problem: Problem, hashes: Mapping[str, str]) -> str:
-    reads: Mapping[str, object] = settings.dataset.model_dump(exclude=set(WRITING))
+    reads: Mapping[str, object] = settings.dataset.model_dump(exclude={*WRITING, *ORDERING})
     versions = platform.python_version(), np.__version__, pd.__version__, pa.__version__
     code = _source_key(Path(leyden.__file__))
     return content_key(sorted(hashes.items()), reads, problem.targets, settings.problem.num_classes, code, versions)
