@@ -26,7 +26,7 @@ from leyden.data.datamodule import TreeDataModule
 from leyden.data.sampler import Rank
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
-from leyden.training.reference_scores import PartScores, Plan, SampleKeys, read_scores, sample_keys, write_scores
+from leyden.training.reference_scores import PartScores, SampleKeys, ScoringPlan, read_scores, sample_keys, write_scores
 
 FORMAT = 1  # of the files and of how scores are computed; a change of it makes every old cache a stranger
 KIND = "reference"
@@ -52,7 +52,7 @@ class ReferenceScoring(Callback):
         display: shows how far it is.
     """
 
-    def __init__(self, plan: Plan, data: TreeDataModule, display: Display, *, cache: bool) -> None:
+    def __init__(self, plan: ScoringPlan, data: TreeDataModule, display: Display, *, cache: bool) -> None:
         self.plan, self.data, self.display, self.cache = plan, data, display, cache
         self._done = False
 
