@@ -18,15 +18,16 @@ from tests.effects.small_runs import settings_of, trained, write_table
 
 from leyden.backbone.reference import Reference
 from leyden.data.batches import Batch
+from leyden.data.collator import Collator
 from leyden.data.dataset import Sample
 from leyden.data.trees import Segment, build_tree
 from leyden.problem import losses
 from leyden.problem.dpo import DPO
 from leyden.training.assembly import load_backbone, make_collator, make_data, make_module
+from leyden.training.memory import choose_budget
 from leyden.training.prepare import prepare
 from leyden.training.progress import Silence
 from leyden.training.reference_scores import (
-    Plan,
     ReferenceScores,
     plan_scores,
     read_scores,
@@ -34,7 +35,7 @@ from leyden.training.reference_scores import (
     tree_key,
     write_scores,
 )
-from leyden.training.reference_scoring import ReferenceScoring, scoring_batches
+from leyden.training.reference_scoring import ReferenceScoring, largest, scoring_batches
 from leyden.training.trainer import make_trainer
 
 RunCli = Callable[..., CompletedProcess[str]]
@@ -44,6 +45,7 @@ PAIRS = {
     "r": ["no", "maybe", "yes of course", "no", "who knows"],
 }
 HELD_OUT = {"p": ["one more", "what of it"], "a": ["yes indeed", "nothing"], "r": ["no", "a lot"]}
+HELD_OUT_FIVE = {name: [*HELD_OUT[name], *PAIRS[name][:3]] for name in HELD_OUT}
 OWN = ("problem=dpo", "dataset.rejected_answer_column=r", "trainer.batch_size=2")
 LOSSES = {
     "dpo": partial(losses.dpo, beta=0.2),
@@ -77,15 +79,18 @@ def flat(loader: Iterable[list[Batch]]) -> list[Batch]:
     return [batch for passes in loader for batch in passes]
 
 
-def started(folder: Path, *overrides: str, columns: dict[str, list[str]] = PAIRS) -> SimpleNamespace:
+def started(
+    folder: Path, *overrides: str, columns: dict[str, list[str]] = PAIRS, held_out: dict[str, list[str]] = HELD_OUT
+) -> SimpleNamespace:
     """A run of pairs up to its first evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = write_table(folder / "held_out.jsonl", HELD_OUT)
-    held_out = ("dataset.validation_strategy=custom", f"dataset.validation_dataframe={table}")
-    settings = settings_of(folder, columns, *OWN, *held_out, *overrides, same_rows=False)
+    table = write_table(folder / "held_out.jsonl", held_out)
+    given = ("dataset.validation_strategy=custom", f"dataset.validation_dataframe={table}")
+    settings = settings_of(folder, columns, *OWN, *given, *overrides, same_rows=False)
     material = prepare(settings)
     backbone, _, attention = load_backbone(settings, material)
-    data = make_data(settings, material, make_collator(settings, material.tokenizer, backbone, attention))
+    tokens = choose_budget(settings, backbone, material.problem.loss).tokens
+    data = make_data(settings, material, make_collator(settings, material.tokenizer, backbone, attention, tokens))
     module = make_module(settings, material, backbone, 4, 2)
     start = dict(module.reference.start)
     scoring = ReferenceScoring(
@@ -132,21 +137,39 @@ def test_known_scores_are_those_of_the_live_reference_in_every_loss(lora: str, t
 
 
 def test_what_is_known_is_not_computed_again(tmp_path: Path, passes: list[int]) -> None:
-    """Four distinct pairs in five rows, and two held out; batch sizes, adapters, losses and epochs do not matter."""
-    first = started(tmp_path / "1")
-    assert passes == [4, 2]
-    assert (first.report["computed"], first.report["read"], first.report["in_training"]) == (6, 0, "looked up")
+    """Four distinct pairs in five rows, and five held out; batch sizes, adapters, losses and epochs do not matter.
+
+    Validation samples are scored in the batches of the evaluations, so what cuts those does matter for them.
+    """
+    first = started(tmp_path / "1", held_out=HELD_OUT_FIVE)
+    assert passes == [4, 5]
+    assert (first.report["computed"], first.report["read"], first.report["in_training"]) == (9, 0, "looked up")
     for number, same in enumerate([
-        (), ("trainer.batch_size=5", "trainer.epochs=3"), ("lora.r=2", "lora.target_modules=[q_proj]"), ("lora=none",),
-        ("problem/loss=ipo", "problem.loss.beta=0.7"),
+        ("trainer.tokens_per_pass=10000",), ("trainer.batch_size=5", "trainer.epochs=3"),
+        ("lora.r=2", "lora.target_modules=[q_proj]"), ("lora=none",), ("problem/loss=ipo", "problem.loss.beta=0.7"),
     ]):  # fmt: skip
-        again = started(tmp_path / f"same{number}", *same)
-        assert (again.report["computed"], again.report["read"]) == (0, 6), same
+        again = started(tmp_path / f"same{number}", *same, held_out=HELD_OUT_FIVE)
+        assert (again.report["computed"], again.report["read"]) == (0, 9), same
         for name in ("train", "validation"):
             assert np.array_equal(again.module.scores.parts[name].logps, first.module.scores.parts[name].logps)
-    assert passes == [4, 2]
-    again = started(tmp_path / "other", "generation.batch_size_inference=1")
-    assert (again.report["computed"], again.report["read"]) == (2, 4), "evaluations in other batches"
+    assert passes == [4, 5]
+    for number, other in enumerate(("generation.batch_size_inference=0", "trainer.tokens_per_pass=9")):
+        again = started(tmp_path / f"other{number}", other, held_out=HELD_OUT_FIVE)
+        assert (again.report["computed"], again.report["read"]) == (5, 4), "evaluations in other batches"
+    assert passes == [4, 5, 2, 2, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_limit_of_tokens_is_known_to_cut_no_batch() -> None:
+    """`largest` is never below what the collator counts; a batch of one sample is never cut."""
+    trees = [build_tree(pair(prompt=[5] * count, rejected=[9] * (8 - count)), 2) for count in (1, 6, 3)]
+    lengths = [len(tree.tokens) for tree in trees]
+    for layout in ("packed", "padded"):
+        most = largest([[[0, 1, ~2]]], lengths, layout)
+        samples = [Sample(number, tree) for number, tree in enumerate(trees)]
+        collator = Collator(layout, 0, tokens=most)
+        assert most >= collator._size(samples)
+        assert len(collator.passes(samples)) == 1
+        assert largest([[[0], [1]], [[~2]]], lengths, layout) == 0
 
 
 def test_what_changes_a_score_is_computed_anew(tmp_path: Path, passes: list[int]) -> None:
@@ -302,7 +325,6 @@ def test_batches_are_those_of_the_content() -> None:
         batches = scoring_batches(keys, [lengths[place] for place in order])
         sizes = [[lengths[order[sample]] for sample in batch] for batch in batches]
         assert sizes == [[3000], [900, 700], [600, 5, 3]]
-        assert Plan(("train",)).reason == ""
 
 
 def test_the_jobs_of_a_sweep_share_their_reference(run_here: RunCli, tmp_path: Path, passes: list[int]) -> None:

@@ -92,7 +92,7 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
 
 
 def _performance(material: Material, run: Run) -> dict[str, Any]:
-    """Seconds of each step, when the first update was done, tokens per second of the training, peak memory."""
+    """Seconds of each step, when the first batch began, tokens per second of the training, peak memory."""
     history = run.history
     return {
         "seconds": {name: round(value, 3) for name, value in {**material.seconds, **run.seconds}.items()},

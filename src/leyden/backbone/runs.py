@@ -30,6 +30,11 @@ class Run(NamedTuple):
     mask: Tensor | None
 
 
+def length_of(spans: Spans) -> int:
+    """Tokens of some spans together."""
+    return sum(end - start for start, end in spans)
+
+
 def gather(states: Tensor, spans: Spans) -> Tensor:
     """The tokens of some spans of a row, [1, H, T, D]: a view, if it is one span."""
     parts = [states[:, :, start:end] for start, end in spans]
@@ -101,13 +106,13 @@ def _are_apart(runs: Sequence[Run]) -> bool:
 def _kept(slope: Tensor, run: Run) -> Tensor:
     """The gradient of a run's outputs: 0 where they are not kept."""
     own = gather(slope, run.kept)
-    others = _length(run.queries) - own.shape[2]
+    others = length_of(run.queries) - own.shape[2]
     return own if not others else torch.cat([own.new_zeros(*own.shape[:2], others, own.shape[3]), own], dim=2)
 
 
 def _put(whole: Tensor, spans: Spans, part: Tensor, *, add: bool = False) -> None:
     """Write the last tokens of a part into spans of the row."""
-    place = part.shape[2] - _length(spans)
+    place = part.shape[2] - length_of(spans)
     for start, end in spans:
         target, source = whole[:, :, start:end], part[:, :, place : place + end - start]
         if add:
@@ -120,7 +125,3 @@ def _put(whole: Tensor, spans: Spans, part: Tensor, *, add: bool = False) -> Non
 def _added(mask: Tensor | None, query: Tensor) -> Tensor | None:
     """A mask as what is added to the scores."""
     return None if mask is None else query.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
-
-
-def _length(spans: Spans) -> int:
-    return sum(end - start for start, end in spans)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leyden.backbone.runs import Run, Spans, attend_on_cpu, gather
+from leyden.backbone.runs import Run, Spans, attend_on_cpu, gather, length_of
 from leyden.data.batches import Segments
 
 # How much dearer a masked query is than one without a mask; on some CPUs 16-bit numbers make masks slow.
@@ -133,27 +133,23 @@ def _plan(segments: Segments, window: int | None, element_size: int, device: tor
     covered: set[int] = set()
     runs: list[Run] = []
     # the longest first: what many paths share is then covered by the call that needs no mask
-    for index in sorted(range(len(paths)), key=lambda index: -_length(paths[index])):
+    for index in sorted(range(len(paths)), key=lambda index: -length_of(paths[index])):
         path = paths[index]
         kept = tuple(span for span in path if span[0] not in covered)
         if index in inner or not kept:
             continue
         covered.update(start for start, _ in kept)
-        length, wanted = _length(path), _length(kept)
+        length, wanted = length_of(path), length_of(kept)
         if (window is None or length <= window) and length <= wanted * cost:
             runs.append(Run(_merged(path), _merged(path), kept, None))
             continue
         keys = path if window is None else _last(path, wanted + window - 1)
-        shift = _length(keys) - wanted
+        shift = length_of(keys) - wanted
         mask = torch.ones(wanted, wanted + shift, dtype=torch.bool, device=device).tril(shift)
         if window is not None:
             mask = mask.triu(shift - window + 1)
         runs.append(Run(_merged(kept), _merged(keys), kept, mask))
     return runs
-
-
-def _length(spans: Spans) -> int:
-    return sum(end - start for start, end in spans)
 
 
 def _last(spans: Spans, count: int) -> Spans:

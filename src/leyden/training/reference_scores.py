@@ -27,7 +27,7 @@ KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScoringPlan:
     """Of which parts the scores are computed before training, decided once per run.
 
     Attributes:
@@ -39,21 +39,25 @@ class Plan:
     reason: str = ""
 
 
-def plan_scores(settings: Settings, loss: Any) -> Plan:
+def plan_scores(settings: Settings, loss: Any) -> ScoringPlan:
     """Decide it: a sample that is not the same in every epoch cannot be looked up, nor can shared weights be copied."""
     strategy, quantile = settings.trainer.strategy, settings.tokenizer.padding_quantile
     if strategy not in ("auto", "ddp"):
-        return Plan((), f"trainer.strategy={strategy} spreads the weights over the processes")
+        return ScoringPlan((), f"trainer.strategy={strategy} spreads the weights over the processes")
     if not settings.trainer.epochs:
-        return Plan(("validation",))
+        return ScoringPlan(("validation",))
     augmented = {name: value for name, value in settings.augmentation.model_dump().items() if value}
     for name, value in augmented.items():
-        return Plan(("validation",), f"augmentation.{name}={value} changes the samples in training")
+        return ScoringPlan(("validation",), f"augmentation.{name}={value} changes the samples in training")
     if 0 < quantile < 1:
-        return Plan(("validation",), f"tokenizer.padding_quantile={quantile} cuts samples as their batch asks for")
+        return ScoringPlan(
+            ("validation",), f"tokenizer.padding_quantile={quantile} cuts samples as their batch asks for"
+        )
     if compares_pairs(loss):  # its first gradient hangs on a mean of 0, which rounding in another batch would move
-        return Plan(("validation",), "this loss compares the pairs of a batch, and at the start they have to be equal")
-    return Plan(("train", "validation"))
+        return ScoringPlan(
+            ("validation",), "this loss compares the pairs of a batch, and at the start they have to be equal"
+        )
+    return ScoringPlan(("train", "validation"))
 
 
 @dataclass(frozen=True)

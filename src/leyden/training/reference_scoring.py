@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from leyden.data.datamodule import TreeDataModule
 from leyden.data.sampler import Rank
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
-from leyden.training.reference_scores import PartScores, Plan, SampleKeys, read_scores, sample_keys, write_scores
+from leyden.training.reference_scores import PartScores, SampleKeys, ScoringPlan, read_scores, sample_keys, write_scores
 
 FORMAT = 1  # of the files and of how scores are computed; a change of it makes every old cache a stranger
 KIND = "reference"
 TOKENS = 2048  # of a batch without a gradient; not of the batch size, so that runs that differ in it share their scores
+PATHS = 2  # of a pair: the chosen answer and the rejected one
 PACKAGES = ("leyden", "torch", "transformers", "peft", "bitsandbytes")  # another version may compute in another order
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class ReferenceScoring(Callback):
         display: shows how far it is.
     """
 
-    def __init__(self, plan: Plan, data: TreeDataModule, display: Display, *, cache: bool) -> None:
+    def __init__(self, plan: ScoringPlan, data: TreeDataModule, display: Display, *, cache: bool) -> None:
         self.plan, self.data, self.display, self.cache = plan, data, display, cache
         self._done = False
 
@@ -156,7 +158,10 @@ class ReferenceScoring(Callback):
             return ()
         world = self.data.world
         batches = [list(self.data.evaluation_loader(Rank(rank, world)).batch_sampler or ()) for rank in range(world)]
-        return (batches, self.data.collator.tokens)
+        most, tokens = largest(batches, self.data.validation.fit.lengths, self.data.collator.layout), None
+        if self.data.collator.tokens is not None and most > self.data.collator.tokens:
+            tokens = self.data.collator.tokens  # on a GPU the free memory of the moment, so only where it cuts
+        return (batches, tokens)
 
 
 def scoring_batches(keys: SampleKeys, lengths: Sequence[int]) -> list[list[int]]:
@@ -176,6 +181,22 @@ def scoring_batches(keys: SampleKeys, lengths: Sequence[int]) -> list[list[int]]
         batches[-1].append(int(keys.firsts[place]))
         room -= 1
     return batches
+
+
+def largest(ranks: Iterable[Iterable[Sequence[int]]], lengths: Sequence[int], layout: str) -> int:
+    """Tokens, at most, of one pass through the model for those batches that could be cut into several.
+
+    Args:
+        ranks: the batches of each; `~i` is a ghost of sample i.
+        lengths: tokens of each sample's tree.
+        layout: of the collator; unless it packs, a pair is two rows, each as wide as the widest.
+    """
+    most = 0
+    for batch in chain.from_iterable(ranks):
+        own = [lengths[max(sample, ~sample)] for sample in batch]
+        if len(own) > 1:
+            most = max(most, sum(own) if layout == "packed" else PATHS * len(own) * max(own))
+    return most
 
 
 def _numbers_key(trainer: L.Trainer, module: FineTuner, layout: str) -> str:
