@@ -103,7 +103,9 @@ def test_what_cannot_be_opened_again_is_used_as_it_was_made() -> None:
         assert kept("tables", "key", lambda: [os.getcwd]) == ([os.getcwd], False)
 
 
-def test_what_no_start_used_for_a_month_is_removed_when_another_is_made(tmp_path: Path) -> None:
+def test_what_no_start_used_for_a_month_is_removed_when_another_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key in ("used", "unused", "locked"):
         kept("tables", key, lambda: [1])
     kept("fits", "unused", lambda: [1])
@@ -113,6 +115,7 @@ def test_what_no_start_used_for_a_month_is_removed_when_another_is_made(tmp_path
         os.utime(old, (long_ago, long_ago))
     assert kept("tables", "used", never) == ([1], True)
     assert {path.name for path in folder.glob("[!.]*")} == {"used", "unused", "locked"}
+    monkeypatch.setattr(cache, "_LOOKED_AT", set())  # as in another process
     with FileLock(folder / ".locked.lock"):
         kept("tables", "new", lambda: [1])
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"used", "locked", "new"}

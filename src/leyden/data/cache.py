@@ -19,6 +19,7 @@ from leyden.settings.errors import ConfigError
 
 BLOCK = 1 << 20  # bytes of a file that are in memory at a time
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no space is left on the disk, or none that the user may take
+_LOOKED_AT: set[Path] = set()  # folders of a kind that this process has cleaned
 
 
 def cache_root() -> Path:
@@ -103,7 +104,8 @@ def known_folder(
 def forget_unused(kind: str, seconds: float, *, but: str) -> None:
     """Remove the folders of a kind that were last filled or touched so long ago, each under its lock.
 
-    What is being filled, or cannot be removed, is left where it is.
+    Each process looks once: a sweep of many jobs would look at all folders for every job. What is being filled, or
+    cannot be removed, is left where it is.
 
     Args:
         kind: as for `cached_folder`.
@@ -111,8 +113,13 @@ def forget_unused(kind: str, seconds: float, *, but: str) -> None:
         but: the key of a folder that stays in any case.
     """
     parent = cache_root() / kind
+    if parent in _LOOKED_AT:
+        return
+    _LOOKED_AT.add(parent)
     oldest = time.time() - seconds
-    for folder in [path for path in parent.glob("*") if path.is_dir()]:
+    with os.scandir(parent) as entries:
+        unused = [Path(entry) for entry in entries if entry.is_dir() and entry.stat().st_mtime < oldest]
+    for folder in unused:
         key = folder.name.removeprefix(".").partition("-")[0]  # also of one that a killed process left half-written
         if key == but:
             continue
