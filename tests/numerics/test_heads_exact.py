@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,10 @@ from torch import Tensor, nn
 from leyden.backbone.heads import head_outputs
 from leyden.backbone.scoring import base_model
 from leyden.data.batches import Batch
+from leyden.data.collation import pack
+from leyden.data.trees import Segment, build_tree
+from leyden.problem.head_losses import squared_error
+from leyden.problem.regression import Regression
 from leyden.settings.errors import ConfigError
 from leyden.training.assembly import load_backbone, make_collator
 from leyden.training.prepare import Material, prepare
@@ -193,3 +199,20 @@ def test_what_does_not_go_together_is_refused_before_the_weights(
 ) -> None:
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         prepare(settings_of(tmp_path, TABLE, *overrides))
+
+
+@pytest.mark.parametrize("element", [torch.float32, torch.bfloat16])
+def test_columns_are_float32_whatever_the_default_type_is(element: torch.dtype) -> None:
+    """`bf16-true` makes bfloat16 the default type of new tensors during a step."""
+    before = torch.get_default_dtype()
+    told = {"id2label": {"0": "y"}, "target_mean": [0.0], "target_deviation": [1.0]}
+    problem = Regression(loss=squared_error).restored(told)
+    trees = [replace(build_tree([Segment([5, 6, 7], False)], num_sequences=0), labels=(value,)) for value in (1.0, 2.0)]
+    scorer = SimpleNamespace(outputs=lambda batch: torch.ones(2, 1, dtype=element))
+    try:
+        torch.set_default_dtype(element)
+        outcome = problem.compute(scorer, pack(trees, range(2)))  # type: ignore[arg-type]
+    finally:
+        torch.set_default_dtype(before)
+    assert outcome.columns["loss"].dtype == torch.float32
+    assert outcome.columns["loss"].tolist() == [0.0, 1.0]

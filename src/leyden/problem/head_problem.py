@@ -39,7 +39,7 @@ class HeadProblem(Problem):
         losses = self.loss(HeadScores(outputs[scored], wanted))
         weights = batch.weights[scored, None].to(outputs.dtype) * self.entry_weights(wanted)
         weights = torch.broadcast_to(weights, losses.shape)
-        column = torch.full((len(scored),), torch.nan, device=outputs.device)
+        column = torch.full((len(scored),), torch.nan, dtype=torch.float32, device=outputs.device)
         column[scored] = losses.detach().float().mean(dim=1)
         # the outputs of rows without labels take part, so that every weight gets a gradient on every rank
         total = (weights * losses).sum() + 0.0 * outputs.sum()
