@@ -193,7 +193,7 @@ def test_arrays_read_as_the_lists_they_equal() -> None:
     assert (numbers, numbers + [5], numbers[1:], numbers[-1]) == ([3, 1, 2], (3, 1, 2, 5), [1, 2], 2)
     assert (list(ragged), ragged[-2], ragged[:1], len(ragged)) == ([(1,), (2, 3), ()], (2, 3), [(1,)], 3)
     assert (places, places[0], places[1], places.array.tolist()) == ([None, 0, 2], None, 0, [-1, 0, 2])
-    assert np.asarray(numbers) is not None
+    assert np.asarray(numbers).tolist() == [3, 1, 2]
     assert numbers != [3, 1]
     assert ragged != [(1,), (2, 3)]
     with pytest.raises(IndexError):

@@ -202,14 +202,15 @@ def test_parallel_jobs_share_the_cores(
 
 
 @pytest.mark.slow
-def test_jobs_in_processes_of_their_own_are_in_the_table_too(run_cli: Cli, tmp_path: Path) -> None:
-    """Two at a time with joblib; one table has no rows. What the jobs say comes back over files."""
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+@pytest.mark.parametrize("launcher", ["joblib hydra.launcher.n_jobs=2", "submitit_local"])
+def test_jobs_in_processes_of_their_own_are_in_the_table_too(launcher: str, run_cli: Cli, tmp_path: Path) -> None:
+    """Two at a time; one table has no rows. What the jobs say comes back over files."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition(' ')[0].removesuffix('_local')}_launcher")
     (tmp_path / "good.csv").write_text("p,a\n" + "".join(f"q{n},a{n}\n" for n in range(8)), encoding="utf-8")
     (tmp_path / "empty.csv").write_text("p,a\n", encoding="utf-8")
     own = ["backbone=tiny", "dataset=table", "dataset.prompt_column=p", "dataset.answer_column=a", "experiment_name=s",
            "dataset.train_dataframe=empty.csv,good.csv", "generation.max_length_inference=4"]  # fmt: skip
-    done = run_cli(["train.py", "-m", *own, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], cwd=tmp_path)
+    done = run_cli(["train.py", "-m", *own, *f"hydra/launcher={launcher}".split()], cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     rows = table(tmp_path / "outputs" / "s")
     assert [(row["job"], row["status"]) for row in rows] == [("1", "done"), ("0", "failed")]

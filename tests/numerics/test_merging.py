@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from tests.numerics.pair_losses import PAIR_LOSSES
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -38,14 +38,6 @@ from leyden.settings.model_groups import Lora
 
 ARCHITECTURES = ["llama", "qwen3", "mistral", "gemma", "gemma3_text", "phi", "phi3"]
 PAD = 257
-PAIR_LOSSES: dict[str, Any] = {
-    "dpo": partial(losses.dpo, beta=0.2),
-    "hinge": partial(losses.hinge, beta=0.2, average=True),
-    "ipo": partial(losses.ipo, beta=0.2),
-    "kto_pair": partial(losses.kto_pair, beta=0.2, detach_kl=False),
-    "cpo": partial(losses.cpo, beta=0.2, nll_weight=0.5),
-    "simpo": partial(losses.simpo, beta=0.2, gamma=1.0),
-}
 
 
 def run(seed: int, length: int) -> list[int]:

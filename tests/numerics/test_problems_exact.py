@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from tests.numerics.pair_losses import PAIR_LOSSES
 from torch import Tensor, nn
 
 from leyden.backbone.attention import choose_attention
@@ -41,14 +41,6 @@ PAIR_SEQUENCES = [
     ([50, 51], [60], [50, 51], [61, 62, 63, 64]),
     ([70, 71], [80, 81], [72, 73, 74], [82]),
 ]
-PAIR_LOSSES: dict[str, Any] = {
-    "dpo": partial(losses.dpo, beta=0.2),
-    "hinge": partial(losses.hinge, beta=0.2, average=True),
-    "ipo": partial(losses.ipo, beta=0.2),
-    "kto_pair": partial(losses.kto_pair, beta=0.2, detach_kl=False),
-    "cpo": partial(losses.cpo, beta=0.2, nll_weight=0.5),
-    "simpo": partial(losses.simpo, beta=0.2, gamma=1.0),
-}
 
 
 class Counted:
