@@ -5,12 +5,14 @@ from functools import partial
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from leyden.artifacts.ranks import run_ranks
 from leyden.artifacts.sweep import finish_sweep, recorded
 from leyden.settings.command import Entry, job_folder, reported_faults, run_command
 from leyden.settings.read import read
+from leyden.settings.resuming import continued
 from leyden.settings.schema import Settings
 
 
@@ -20,10 +22,11 @@ def main(config: DictConfig) -> float | None:
     from leyden.artifacts.job import run_job  # late: neither --help nor a refused config waits for torch
 
     with reported_faults(debug=config.debug):
-        return recorded(config, lambda: run_job(read(config), job_folder()))
+        typed = list(HydraConfig.get().overrides.task)
+        return recorded(config, lambda: run_job(read(continued(config, typed)), job_folder(), typed))
     return None
 
 
 if __name__ == "__main__":
-    entry = Entry("train", Path(__file__).resolve().parent / "conf", Settings, read, finish_sweep)
+    entry = Entry("train", Path(__file__).resolve().parent / "conf", Settings, read, finish_sweep, continued)
     sys.exit(run_ranks(partial(run_command, main, entry)))

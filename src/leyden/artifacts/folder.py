@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,17 +15,19 @@ from typing import Any
 
 import yaml
 
+from leyden.artifacts.lock import LOCK, locked, refuse_if_locked
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import TINY, WHEEL
 from leyden.settings.read import dump
+from leyden.settings.resuming import CONFIG, typed_lines
 from leyden.settings.schema import Settings
 
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
 LONGEST_LABEL = 100  # characters of a checkpoint's name in that of a run
-WORTHLESS = {"config.yaml", "train.log", "base"}  # what a run has before it has trained or evaluated
-LAST = "manifest.json"  # is written once the model is safe
+WORTHLESS = {CONFIG, "train.log", "base", LOCK}  # what a run has before it has trained or evaluated
+DONE, SAVED, STOPPED = "done", "saved", "stopped"  # what the manifest of a run says of its end
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +52,21 @@ class RunFolder:
         """What another process than the first said, where every one keeps a log."""
         return self.path / f"train-rank{rank}.log" if rank else self.log
 
-    def write_config(self, settings: Settings) -> None:
-        """Write the settings so that `train.py --config-dir FOLDER --config-name config` repeats the run."""
-        tree = {"defaults": ["_self_", *OVERRIDES], **dump(settings), "hydra": HYDRA}
+    @property
+    def checkpoints(self) -> Path:
+        """States of the training to go on from."""
+        return self.path / "checkpoints"
+
+    def write_config(self, settings: Settings, typed: Sequence[str] = ()) -> None:
+        """Write the settings so that `train.py --config-dir FOLDER --config-name config` repeats the run.
+
+        Args:
+            settings: of the run.
+            typed: the overrides of its command line, which a resume with the same command line compares.
+        """
+        tree = {"defaults": ["_self_", *OVERRIDES], **dump(settings), "resume": None, "hydra": HYDRA}
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
-        (self.path / "config.yaml").write_text(HEADER + text, encoding="utf-8")
+        write_whole(self.path / CONFIG, HEADER + typed_lines(typed) + text)
 
 
 def default_name(settings: Settings, now: datetime | None = None) -> str:
@@ -81,6 +94,9 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
             "Choose another experiment_name."
         )
     path = job_folder or Path(settings.output_directory).expanduser() / name
+    if settings.resume is not None and path.exists():
+        refuse_if_locked(path)
+        return RunFolder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         ours = path.is_dir() and is_run(path)
         if not settings.overwrite:
@@ -95,27 +111,29 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
             )
         if faults := list(_read_from(dump(settings), path.resolve())):
             raise ConfigError(faults)
+        refuse_if_locked(path)
     return RunFolder(path)
 
 
 @contextmanager
-def created_folder(folder: RunFolder, settings: Settings) -> Iterator[None]:
-    """Make the folder for a run; an earlier run in it goes, with `overwrite`, once the new one has saved its model.
+def created_folder(folder: RunFolder, settings: Settings, typed: Sequence[str] = ()) -> Iterator[None]:
+    """Make and lock the folder for a run; an earlier one in it goes, with `overwrite`, once the new one has its model.
 
     Until then it stands beside, as `.NAME.replaced`. A run that ends before it has trained puts it back.
 
     Raises:
         ConfigError: the place cannot be written to, or another run took it while this one was prepared.
     """
-    aside = create_folder(folder, settings)
+    aside = create_folder(folder, settings, typed)
     try:
-        yield
+        with locked(folder.path):
+            yield
     finally:
         if aside is not None:
             _settle(folder.path, aside)
 
 
-def create_folder(folder: RunFolder, settings: Settings) -> Path | None:
+def create_folder(folder: RunFolder, settings: Settings, typed: Sequence[str] = ()) -> Path | None:
     """Make the folder, empty but for the settings; return where the earlier run was put that was in it.
 
     Raises:
@@ -129,7 +147,7 @@ def create_folder(folder: RunFolder, settings: Settings) -> Path | None:
         elif folder.path.exists():
             folder.path.rmdir()  # fails unless it is empty
         folder.path.mkdir(parents=True)
-        folder.write_config(settings)
+        folder.write_config(settings, typed)
     except OSError as error:
         raise ConfigError(
             f"output_directory={settings.output_directory!r}: {folder.path} cannot be made: {error}. Name another "
@@ -138,9 +156,25 @@ def create_folder(folder: RunFolder, settings: Settings) -> Path | None:
     return aside
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that whoever reads it finds the old content or the new one, never a part."""
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def status_of(folder: Path) -> str | None:
+    """What the manifest of a run says of its end; None before it has one."""
+    try:
+        said = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return said.get("status") if isinstance(said, dict) else None
+
+
 def _settle(path: Path, aside: Path) -> None:
     """What becomes of the replaced run once the new one has ended, well or not."""
-    if (path / LAST).exists():
+    if status_of(path) in (DONE, SAVED):
         shutil.rmtree(aside)
     elif {file.name for file in path.iterdir()} <= WORTHLESS:
         shutil.rmtree(path)
@@ -179,5 +213,5 @@ def _read_from(tree: Any, folder: Path, key: str = "") -> Iterator[str]:
 
 def is_run(path: Path) -> bool:
     """Whether a folder holds the settings of a run."""
-    config = path / "config.yaml"
+    config = path / CONFIG
     return config.is_file() and config.read_bytes().startswith(HEADER.encode())

@@ -4,50 +4,54 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
-import subprocess
-import sys
+import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
+from leyden.artifacts.continuation import changed, reopen
 from leyden.artifacts.export import check_disk, save_model
-from leyden.artifacts.folder import RunFolder, created_folder, plan_folder
+from leyden.artifacts.folder import DONE, SAVED, STOPPED, RunFolder, created_folder, plan_folder, status_of
+from leyden.artifacts.lock import locked
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.run_log import RunLog, say
-from leyden.artifacts.summary import summary
+from leyden.artifacts.summary import argument, summary
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
+from leyden.artifacts.workers import run_workers
 from leyden.data.dataset import TreeDataset
-from leyden.settings.errors import MetricError, TrainingError
+from leyden.settings.errors import MetricError
 from leyden.settings.read import dump
 from leyden.settings.schema import Settings
 from leyden.settings.wording import counted
 from leyden.training.assembly import make_answerer
 from leyden.training.devices import is_later_rank, world_size
+from leyden.training.interrupts import Interrupts
 from leyden.training.launch import meeting
 from leyden.training.outcome import Run
 from leyden.training.prepare import Material, prepare
 from leyden.training.problems import writes
 from leyden.training.reading import find_columns
 from leyden.training.run import fit
+from leyden.training.saved_states import PATTERN, SavedState
 
 log = logging.getLogger(__name__)
 
 SEEDS = 1_000_000  # a drawn seed is below
 
 
-def run_job(settings: Settings, job_folder: Path | None = None) -> float:
+def run_job(settings: Settings, job_folder: Path | None = None, typed: Sequence[str] = ()) -> float:
     """Do everything that `train.py` promises; return the metric of the weights that are kept.
 
     Faults of settings, data and checkpoint end it before the run folder is made; so nothing is left behind by them.
@@ -55,27 +59,45 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     Args:
         settings: checked.
         job_folder: the folder of this job inside a sweep; None: `output_directory/experiment_name`.
+        typed: the overrides of the command line, which go into the saved config.
+
+    Raises:
+        Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
-    others = meeting()
+    others, interrupts = meeting(), Interrupts()
     requested_seed = settings.seed
     if settings.seed == -1:
         settings = settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
     folder = plan_folder(settings, job_folder)
-    with RunLog(rank=0 if others is not None and settings.log_all_ranks else None) as run_log:
+    goes_on = settings.resume is not None and folder.path.exists()
+    with (
+        interrupts.listening(),
+        RunLog(rank=0 if others is not None and settings.log_all_ranks else None) as run_log,
+        ExitStack() as stack,
+    ):
+        start: list[SavedState] = []
+        if goes_on:
+            stack.enter_context(locked(folder.path))
+            if status_of(folder.path) == DONE and not changed(folder, settings):
+                log.info("%s is finished, and nothing has changed: there is nothing to do.", folder.path)
+                return kept_metric(folder, settings)
+            start = reopen(folder, settings)
         settings = find_columns(settings)
         if others is not None:
-            others.share(yaml.safe_dump(dump(settings)), requested_seed)
+            others.share(yaml.safe_dump(dump(settings)), requested_seed, str(start[-1].path) if start else None)
         with prepared(settings, folder) as material:
             check_disk(settings, material, folder.path)
             if others is not None:
                 others.gather()
-            with created_folder(folder, settings):
-                run_log.open(folder.log)
-                if others is not None:
-                    others.start()
-                elif world_size(settings.trainer) > 1:
-                    return _run_workers(folder, settings, requested_seed)
-                return finish_job(settings, material, folder, requested_seed)
+            if not goes_on:
+                stack.enter_context(created_folder(folder, settings, typed))
+            run_log.open(folder.log)
+            if others is not None:
+                others.start()
+            elif world_size(settings.trainer) > 1:
+                run_workers(folder, requested_seed, interrupts, goes_on=bool(start))
+                return kept_metric(folder, settings)
+            return finish_job(settings, material, folder, requested_seed, interrupts, start)
 
 
 @contextmanager
@@ -89,27 +111,49 @@ def prepared(settings: Settings, folder: RunFolder) -> Iterator[Material]:
         yield replace(material, checkpoint=replace(material.checkpoint, weights_root=folder.path / "base"))
 
 
-def finish_job(settings: Settings, material: Material, folder: RunFolder, requested_seed: int) -> float:
+def finish_job(  # noqa: PLR0913, PLR0917
+    settings: Settings,
+    material: Material,
+    folder: RunFolder,
+    requested_seed: int,
+    interrupts: Interrupts,
+    start: Sequence[SavedState] = (),
+) -> float:
     """Train on prepared material and write everything into the folder; on later ranks train only.
+
+    Args:
+        settings: of the run.
+        material: from `prepare`.
+        folder: that is there.
+        requested_seed: what the settings said before a seed was drawn.
+        interrupts: what signals have come.
+        start: checkpoints of an earlier part of the run.
 
     Raises:
         MetricError: in the end, when a metric has failed in an evaluation after training had begun.
+        Stopped: a signal has ended the training; results so far are written.
     """
     clock = time.perf_counter()
     announce(material)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
-    with running(trackers, dump(settings)):
+    with running(trackers, dump(settings)), where_to_go_on(folder):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
-        run = fit(settings, material, loggers, folder.path, partial(_export, material, settings))
+        export = partial(_export, material, settings)
+        run = fit(settings, material, loggers, folder.path, export, interrupts=interrupts, start=start)
         results, settings = results_of(run), run.settings
+        write = partial(_write_manifest, settings, material, run, requested_seed, folder)
+        if run.stopped is not None:
+            if not is_later_rank():
+                write_json(folder.path / "results.json", results)
+                write(STOPPED)
+            raise run.stopped
         if not is_later_rank():
             save_run(run, material, settings, folder, results)
-            write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed, folder.path))
+            write(SAVED)
             save_predictions(run, material, settings, folder)
     if not is_later_rank():
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
-        manifest = manifest_of(settings, material, run, requested_seed, folder.path)
-        write_json(folder.path / "manifest.json", {**manifest, "trackers": {one.kind: one.state for one in trackers}})
+        write(DONE, trackers={one.kind: one.state for one in trackers})
         print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
     if run.module.failures:
         raise MetricError(
@@ -121,6 +165,36 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
     return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 
 
+@contextmanager
+def where_to_go_on(folder: RunFolder) -> Iterator[None]:
+    """Say, when a run ends before its time, which checkpoint it can be gone on from."""
+    try:
+        yield
+    except BaseException:
+        newest = max(folder.checkpoints.glob(PATTERN), default=None)
+        if newest is not None and not is_later_rank():
+            log.warning(
+                "The newest checkpoint is %s. To go on from there: python train.py %s",
+                newest.name, argument("resume", str(folder.path)),
+            )  # fmt: skip
+        raise
+
+
+def kept_metric(folder: RunFolder, settings: Settings) -> float:
+    """The first metric of the weights that a finished run keeps."""
+    results = yaml.safe_load((folder.path / "results.json").read_text(encoding="utf-8"))
+    kept = results[settings.checkpoint.kept] or results["final"]
+    value = kept[f"validation/{next(iter(settings.metric))}"]
+    return math.nan if value is None else float(value)
+
+
+def _write_manifest(  # noqa: PLR0913, PLR0917
+    settings: Settings, material: Material, run: Run, requested_seed: int, folder: RunFolder, status: str, **more: Any
+) -> None:
+    manifest = manifest_of(settings, material, run, requested_seed, folder.path, status)
+    write_json(folder.path / "manifest.json", {**manifest, **more})
+
+
 def save_run(
     run: Run, material: Material, settings: Settings, folder: RunFolder, results: Mapping[str, object]
 ) -> None:
@@ -128,7 +202,11 @@ def save_run(
     write_json(folder.path / "results.json", results)
     if settings.checkpoint.policy != "disable":
         clock = time.perf_counter()
-        save_model(run, material, settings, folder.model, results)
+        partial_model = folder.path / ".model.partial"
+        shutil.rmtree(partial_model, ignore_errors=True)
+        save_model(run, material, settings, partial_model, results)
+        shutil.rmtree(folder.model, ignore_errors=True)  # of an earlier end of the same run
+        partial_model.rename(folder.model)
         run.seconds["save the model"] = time.perf_counter() - clock
 
 
@@ -169,16 +247,3 @@ def announce(material: Material) -> None:
     for name, counts in material.counts.items():
         log.info("%s: %s.", name, ", ".join(counted(count, what) for what, count in counts.items() if count))
     say(material.warnings)
-
-
-def _run_workers(folder: RunFolder, settings: Settings, requested_seed: int) -> float:
-    """Train in processes that are no Hydra apps, so that single runs and sweeps start them alike."""
-    environment = {**os.environ, "LEYDEN_REQUESTED_SEED": str(requested_seed)}
-    command = [sys.executable, "-m", "leyden.artifacts.worker", str(folder.path)]
-    done = subprocess.run(command, env=environment, check=False)
-    if done.returncode:
-        raise TrainingError(f"The worker processes ended with code {done.returncode}; their words stand above.")
-    results = yaml.safe_load((folder.path / "results.json").read_text(encoding="utf-8"))
-    kept = results[settings.checkpoint.kept] or results["final"]
-    value = kept[f"validation/{next(iter(settings.metric))}"]
-    return math.nan if value is None else float(value)

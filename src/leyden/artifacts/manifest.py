@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 from leyden import __version__
+from leyden.artifacts.continuation import resumes
 from leyden.artifacts.effective import effective_values
+from leyden.artifacts.folder import write_whole
 from leyden.backbone.lora import base_location
 from leyden.settings.schema import Settings
 from leyden.training.callbacks import Point, peak_memory_gib
@@ -39,22 +41,30 @@ PACKAGES = (  # whatever can move a number or a file; those that are not there a
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that every reader takes: numbers that are not finite become null."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, text + "\n")
 
 
 def results_of(run: Run) -> dict[str, dict[str, float] | None]:
     """Metrics before training, at their best and at the end, each with step and samples."""
     return {
         name: _flat(point)
-        for name, point in (("before", run.before), ("best", run.history.best()), ("final", run.final))
+        for name, point in (
+            ("before", run.before),
+            ("best", run.history.best()),
+            ("final", None if run.stopped else run.final),
+        )
     }
 
 
-def manifest_of(settings: Settings, material: Material, run: Run, requested_seed: int, folder: Path) -> dict[str, Any]:
-    """Versions, command, data, requested and effective values, device, timings and memory."""
+def manifest_of(  # noqa: PLR0913, PLR0917
+    settings: Settings, material: Material, run: Run, requested_seed: int, folder: Path, status: str
+) -> dict[str, Any]:
+    """How it ended, versions, command, data, requested and effective values, device, timings and memory."""
     tables = {name: part.trees.part.source.table for name, part in _parts(material).items()}
     module = run.module
     return {
+        "status": status,
+        "resumes": resumes(folder),
         "leyden": __version__,
         "python": platform.python_version(),
         "packages": versions(),
@@ -80,6 +90,8 @@ def manifest_of(settings: Settings, material: Material, run: Run, requested_seed
         "threads": torch.get_num_threads(),
         "updates": run.updates,
         "training_tokens": {"computed": run.history.computed, "shared": run.history.shared},
+        "updates_done": run.trainer.global_step,
+        "checkpoints": {"written": run.checkpoints.written, "bytes": [one.size for one in run.checkpoints.saved]},
         "skipped_updates": module.skipped_updates,
         "empty_updates": module.empty_updates,
         "unscored_validation_samples": module.evaluation.unscored if module.evaluation else 0,

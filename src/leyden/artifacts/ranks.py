@@ -19,6 +19,7 @@ from leyden.settings.torchrun import Launched, launched
 
 if TYPE_CHECKING:
     from leyden.training.launch import Meeting
+    from leyden.training.saved_states import SavedState
 
 
 def run_ranks(command: Callable[[], int]) -> int:
@@ -84,7 +85,7 @@ def _keep_code() -> None:
 
 
 def _train(others: Meeting, rank: int) -> None:
-    text, requested_seed = others.settings()
+    text, requested_seed, checkpoint = others.settings()
     from omegaconf import DictConfig
 
     from leyden.artifacts.folder import RunFolder
@@ -92,17 +93,39 @@ def _train(others: Meeting, rank: int) -> None:
     from leyden.artifacts.run_log import RunLog
     from leyden.settings.read import parse
     from leyden.settings.schema import Settings
+    from leyden.training.interrupts import Interrupts
 
     settings = parse(DictConfig(yaml.safe_load(text)), Settings)
     # what later ranks may have to convert is needed while they train, and by nobody afterwards
     run_log = RunLog(quiet=not settings.log_all_ranks, rank=rank)
-    with TemporaryDirectory(prefix="leyden-") as scratch, run_log:
+    interrupts = Interrupts()
+    with TemporaryDirectory(prefix="leyden-") as scratch, interrupts.listening(), run_log:
         folder = RunFolder(Path(scratch))
         with ExitStack() as stack:
             try:
+                start = _start(checkpoint)
                 material = stack.enter_context(prepared(settings, folder))
             except LeydenError as error:
                 others.ready(error)
                 raise
             others.ready()
-            finish_job(settings, material, folder, requested_seed)
+            finish_job(settings, material, folder, requested_seed, interrupts, start)
+
+
+def _start(checkpoint: str | None) -> list[SavedState]:
+    """The checkpoint that rank 0 goes on from, as this process sees it.
+
+    Raises:
+        TrainingError: it is not there or not whole here.
+    """
+    from leyden.training.saved_states import DamagedError, read_state
+
+    if checkpoint is None:
+        return []
+    try:
+        return [read_state(Path(checkpoint))]
+    except DamagedError as error:
+        raise TrainingError(
+            f"{checkpoint} cannot be read here: {error}. Going on with several hosts needs the run folder on a disk "
+            "that all of them reach."
+        ) from error

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -82,7 +83,9 @@ class WandbTracker(Tracker):
             self._run = wandb.init(
                 project=self._settings.project, entity=self._settings.entity, mode=self._settings.mode,
                 name=self.place.name, dir=self.place.folder, config=dict(config), settings=quiet, reinit="create_new",
+                id=self.identity, resume="allow" if self.identity and self._settings.mode == "online" else None,
             )  # fmt: skip
+        self.identity = self._run.id
         self._run.define_metric("samples")
         self._run.define_metric("*", step_metric="samples")
         if self._settings.mode == "online":
@@ -113,10 +116,12 @@ class NeptuneTracker(Tracker):
         from neptune.utils import stringify_unsupported
 
         logging.getLogger("neptune").setLevel(logging.WARNING)
+        self.identity = self.identity or uuid4().hex
         mode = "async" if self._settings.mode == "online" else self._settings.mode
         with variables(NEPTUNE_DATA_DIRECTORY=self.place.folder / "neptune"):
             self._run = neptune.init_run(
                 project=self._settings.project, mode=mode, name=self.place.name, source_files=[], git_ref=False,
+                custom_run_id=self.identity,
                 capture_stdout=False, capture_stderr=False, capture_hardware_metrics=False, capture_traceback=False,
             )  # fmt: skip
         self._run["config"] = stringify_unsupported(dict(config))
@@ -153,9 +158,13 @@ class MLflowTracker(Tracker):
             store.mkdir(parents=True, exist_ok=True)
             uri, artifacts = f"sqlite:///{store / 'mlflow.db'}", (store / "artifacts").as_uri()
         self._logger = MLFlowLogger(
-            self._settings.experiment, self.place.name, tracking_uri=uri, artifact_location=artifacts
-        )
-        run = self._logger.run_id
+            self._settings.experiment, self.place.name, tracking_uri=uri, artifact_location=artifacts,
+            run_id=self.identity,
+        )  # fmt: skip
+        goes_on, run = self.identity is not None, self._logger.run_id
+        self.identity = run
+        if goes_on:  # its parameters cannot change
+            return
         entries = [Param(key, _text(value)[:LONGEST]) for key, value in flat(config)]
         self._logger.experiment.log_batch(run, params=[entry for entry in entries if entry.value])
 

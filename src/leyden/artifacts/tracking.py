@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
+from leyden.artifacts.continuation import sent_before
+from leyden.artifacts.folder import write_whole
 from leyden.data.sampler import Rank, TrainingSampler
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
@@ -21,6 +24,7 @@ from leyden.training.prepare import Material
 
 log = logging.getLogger(__name__)
 
+IDENTITIES = "trackers.json"  # what each tracker calls the run
 PARTS = 1_000_000  # of the whole training, where an axis takes whole numbers only
 
 
@@ -53,11 +57,15 @@ class Place:
         folder: of the run; all files of the trackers are in it.
         name: of the run.
         axis: where numbers stand along the x axis.
+        known: how each tracker calls the run, by kind, from an earlier part of it.
+        sent: step and name of the numbers that trackers have had from that part.
     """
 
     folder: Path
     name: str
     axis: Axis
+    known: Mapping[str, str] = field(default_factory=dict)
+    sent: frozenset[tuple[int, str]] = frozenset()
 
 
 class Tracker(Logger):
@@ -74,6 +82,7 @@ class Tracker(Logger):
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.place = place
+        self.identity = place.known.get(self.kind)  # what the client calls the run; set when it is opened
         self.failure: str | None = None
 
     @property
@@ -118,10 +127,13 @@ class Tracker(Logger):
             ) from error
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send the numbers of one update or evaluation, and the number of updates as `step`."""
+        """Send the numbers of one update or evaluation, and the number of updates as `step`; each number once."""
         if self.failure is not None:
             return
-        values = {name: float(value) for name, value in metrics.items() if name != "samples"}
+        new = [name for name in metrics if name != "samples" and (step or 0, name) not in self.place.sent]
+        if not new:
+            return
+        values = {name: float(metrics[name]) for name in new}
         try:
             self._send({**values, "step": float(step or 0)}, int(metrics.get("samples", 0)))
         except Exception as error:  # of any kind: whatever a client does, the run goes on
@@ -163,6 +175,9 @@ def running(trackers: Sequence[Tracker], config: Mapping[str, Any]) -> Iterator[
         for tracker in trackers:
             tracker.start(config)
             started.append(tracker)
+        if started:
+            known = {tracker.kind: tracker.identity for tracker in started if tracker.identity is not None}
+            write_whole(started[0].place.folder / IDENTITIES, json.dumps(known) + "\n")
         yield
         done = True
     finally:
@@ -178,7 +193,10 @@ def place_of(settings: Settings, material: Material, folder: Path) -> Place:
     rank = Rank(0, world_size(trainer))
     samples = len(material.train.trees)
     epoch = TrainingSampler(samples, trainer.rows, 0, rank, drop_last=trainer.drop_last_batch).end(0)
-    return Place(folder, name, Axis(settings.log_step_size == "relative", epoch * trainer.epochs))
+    axis = Axis(settings.log_step_size == "relative", epoch * trainer.epochs)
+    identities = folder / IDENTITIES
+    known = json.loads(identities.read_text(encoding="utf-8")) if identities.exists() else {}
+    return Place(folder, name, axis, known, sent_before(folder))
 
 
 def _first_line(error: Exception) -> str:

@@ -12,23 +12,33 @@ import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves o
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.job import finish_job, prepared
 from leyden.artifacts.run_log import RunLog
+from leyden.artifacts.workers import GOES_ON, REQUESTED_SEED, end_with_parent
 from leyden.settings.command import USER_FAULT, report
 from leyden.settings.errors import LeydenError
 from leyden.settings.read import parse, saved_config
 from leyden.settings.schema import Settings
 from leyden.training.devices import is_later_rank, world_size
+from leyden.training.interrupts import Interrupts
+from leyden.training.saved_states import saved_states
 
 
 def main(path: Path) -> int:
     """Train with the settings that the run folder holds; return the exit code."""
-    folder = RunFolder(path)
+    end_with_parent()
+    folder, interrupts = RunFolder(path), Interrupts()
     settings = parse(OmegaConf.create(saved_config(path / "config.yaml")), Settings)
     rank = _rank(settings) if settings.log_all_ranks else None
     speaks = rank is not None or not is_later_rank()
     try:
-        with RunLog(quiet=not speaks, rank=rank) as run_log, prepared(settings, folder) as material:
+        with (
+            interrupts.listening(),
+            RunLog(quiet=not speaks, rank=rank) as run_log,
+            prepared(settings, folder) as material,
+        ):
             run_log.open(folder.log_of(rank or 0))
-            finish_job(settings, material, folder, int(os.environ.get("LEYDEN_REQUESTED_SEED", settings.seed)))
+            seed = int(os.environ.get(REQUESTED_SEED, settings.seed))
+            start = saved_states(folder.checkpoints) if os.environ.get(GOES_ON) else []
+            finish_job(settings, material, folder, seed, interrupts, start)
     except LeydenError as error:
         if settings.debug:
             raise

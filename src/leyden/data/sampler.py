@@ -88,7 +88,8 @@ class TrainingLoader(DataLoader[Any]):
     """
 
     batch_sampler: TrainingSampler
-    _handed_out: tuple[int, int] | None = None  # epoch, samples
+    resumed_at: tuple[int, int] | None = None  # epoch, samples
+    _handed_out: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield batches and count their samples."""
@@ -113,6 +114,7 @@ class TrainingLoader(DataLoader[Any]):
         """Continue where the state was taken; of a finished epoch nothing is left."""
         self.batch_sampler.load_state_dict(state)
         self._handed_out = None
+        self.resumed_at = (state["epoch"], state["consumed"])
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int, groups: Groups | None = None) -> list[int]:

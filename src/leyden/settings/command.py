@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,8 @@ class Entry:
         name: of the primary config.
         folder: of the config groups.
         schema: of the settings.
+        complete: what else the settings come from, before they are checked: the composed config and the overrides in,
+            the config out.
         check: reads a composed config and the keys that were typed, or raises LeydenError.
         finish: sums a sweep up when it is over, and returns the exit code that its jobs ask for.
     """
@@ -53,6 +55,7 @@ class Entry:
     schema: type[Group]
     check: Check
     finish: Callable[[], int] = int
+    complete: Callable[[DictConfig, Sequence[str]], DictConfig] = lambda config, overrides: config  # noqa: ARG005
 
 
 def run_command(main: Callable[[], Any], entry: Entry) -> int:
@@ -172,6 +175,11 @@ def check_command(arguments: Namespace, entry: Entry) -> None:
         faults += [sweep_fault(override) for override in sweeps]
         overrides = [override for override in overrides if override not in sweeps]
     else:
+        faults += [
+            f"{override.input_line} goes on with one run, not with a sweep. Name the folder of a job, without -m."
+            for override in overrides
+            if override.key_or_group == "resume"
+        ]
         overrides += _space(overrides, entry, arguments)
     for variant in variants(overrides):
         faults += [fault for fault in _faults(variant, entry, arguments) if fault not in faults]
@@ -213,7 +221,7 @@ def _faults(texts: list[str], entry: Entry, arguments: Namespace) -> list[str]:
     if config is None or arguments.cfg is not None:
         return faults
     try:
-        entry.check(config, typed_keys(read_overrides(fitting)[0]))
+        entry.check(entry.complete(config, fitting), typed_keys(read_overrides(fitting)[0]))
     except ConfigError as error:
         faults += error.faults
     if arguments.multirun and name == entry.name and not any(text.startswith(SWEEP_FOLDER) for text in texts):

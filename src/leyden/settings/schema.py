@@ -33,6 +33,9 @@ class Settings(Group):
     seed: Annotated[int, Field(ge=-1, lt=2**32)] = Field(
         description="Seed of everything random; -1 draws one and saves it."
     )
+    resume: Text | None = Field(
+        description="Go on with a run: its folder; auto: with the one of this experiment_name, if it is there."
+    )
     overwrite: bool = Field(description="Replace an existing run folder.")
     cache: Literal["on", "off"] = Field(
         description="Keep tokens, converted weights and the scores of a reference for the next start."

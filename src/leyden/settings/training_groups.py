@@ -110,6 +110,9 @@ class Checkpoint(Group):
     policy: Literal["last", "best", "each_evaluation_epoch", "disable"] = Field(
         description="Which weights are kept: after the last update, of the best evaluation, of each one, or none."
     )
+    every_minutes: Positive | None = Field(
+        description="Write one after the update that ends so many minutes, besides those of evaluations; null: never."
+    )
     max_gib: Positive | None = Field(description="Size of all checkpoints together, in GiB; null: no limit.")
 
     @property

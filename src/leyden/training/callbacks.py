@@ -69,6 +69,7 @@ class History(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the first wait."""
         self._idle_since = time.perf_counter()
+        self._seen = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -143,7 +144,7 @@ class ProgressDisplay(AfterUpdate):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the phase of the training."""
         super().on_train_start(trainer, pl_module)
-        self.display.start("train", self.updates)
+        self.display.start("train", self.updates - trainer.global_step)
 
     def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show an update."""

@@ -1,57 +1,38 @@
-"""Checkpoints: the full state of the training after an evaluation, and which of them are kept."""
+"""Checkpoints: when the full state of the training is written, and which of them are kept."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 
 from leyden.problem.metrics import Metric
 from leyden.settings.errors import ConfigError, TrainingError
 from leyden.settings.training_groups import Checkpoint
+from leyden.training.after_update import AfterUpdate
 from leyden.training.callbacks import History, Point
-from leyden.training.update import trained_weights
+from leyden.training.devices import agreed
+from leyden.training.interrupts import Interrupts
+from leyden.training.position import Position
+from leyden.training.saved_states import STATE, SavedState, about, finish_state, partial_of
 
 log = logging.getLogger(__name__)
 
-STATE = "state.ckpt"
-MANIFEST = "manifest.json"
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class SavedState:
-    """A checkpoint on the disk.
-
-    Attributes:
-        path: its folder.
-        point: the evaluation it was written after.
-        size: bytes of all its files.
-        resumable: it holds the optimizer too; the one before the first update holds weights alone.
-    """
-
-    path: Path
-    point: Point
-    size: int
-    resumable: bool
+FINISH, SAVE, STOP = 0, 1, 2  # what follows an update; of several wishes the largest counts
 
 
 @dataclass
-class Checkpoints(Callback):
-    """Writes a checkpoint after each evaluation and keeps those that the policy asks for.
+class Checkpoints(AfterUpdate):
+    """Writes a checkpoint after each evaluation and between them, and keeps those that the policy asks for.
 
     A checkpoint is a folder `step-N` with `state.ckpt` (what is trained, optimizer, schedule, position; Lightning's
     layout, readable with `weights_only=True`) and `manifest.json` (step, metrics, size and sha256 of each file). It is
@@ -59,23 +40,58 @@ class Checkpoints(Callback):
     the training goes on from there. Must stand behind `history` in the list of callbacks.
 
     Attributes:
-        settings: policy and size budget.
+        settings: policy, interval and size budget.
         folder: where the checkpoints go.
         metric: decides which one is best.
         history: the evaluations so far.
+        due: updates that an evaluation follows.
+        interrupts: whether the training is to end after the update at hand.
+        settled: what was found in place of settings that say `auto`.
+        growing: files of the run that are only ever appended to.
         export: writes the model for use; with `each_evaluation_epoch` it is called for each checkpoint.
         saved: what is kept now, oldest first.
         seconds: spent on all this.
+        written: checkpoints so far.
     """
 
     settings: Checkpoint
     folder: Path
     metric: Metric
     history: History
+    due: Collection[int] = frozenset()
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    growing: Sequence[Path] = ()
     export: Callable[[Path], None] | None = None
     saved: list[SavedState] = field(default_factory=list)
     seconds: float = 0.0
+    written: int = 0
+    _last: float = field(default_factory=time.monotonic)
     _is_over_budget: bool = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a signal waits for the end of the update."""
+        super().on_train_start(trainer, pl_module)
+        self._last = time.monotonic()
+        self.interrupts.wait()
+
+    def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save where the time for it has come, or where the training has to end here."""
+        minutes, wish = self.settings.every_minutes, FINISH
+        if minutes is not None and trainer.is_global_zero and time.monotonic() - self._last >= 60 * minutes:
+            wish = SAVE
+        wish = agreed(STOP if self.interrupts.received else wish, trainer)
+        if wish == STOP:
+            self._end(trainer)
+        elif wish == SAVE and trainer.global_step not in self.due:  # there, the evaluation saves
+            self._keep(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:  # fmt: skip
+        """Leave an evaluation that a signal has come into; it is made up for when the run goes on."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1 and self.interrupts.received:
+            self._end(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, then delete what the policy does not keep."""
@@ -83,12 +99,14 @@ class Checkpoints(Callback):
         before = trainer.state.fn != TrainerFn.FITTING
         if policy == "best" and before:
             self._check_metric()
-        if policy == "disable" or (before and policy != "best"):
-            return
-        clock = time.perf_counter()
-        self._save(trainer, resumable=not before)
-        self._prune(trainer)
-        self.seconds += time.perf_counter() - clock
+        if not before or policy == "best":
+            self._keep(trainer, self.history.points[-1], resumable=not before)
+        if not before and agreed(STOP if self.interrupts.received else FINISH, trainer) == STOP:
+            self.interrupts.end(self._newest())
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What follows can be done again from the last checkpoint, so a signal need not wait."""
+        self.interrupts.wait(on=False)
 
     def best(self) -> SavedState | None:
         """The kept checkpoint with the best metric; None if none has one."""
@@ -97,6 +115,8 @@ class Checkpoints(Callback):
     def _best(self, saved: list[SavedState]) -> SavedState | None:
         best: SavedState | None = None
         for one in saved:
+            if self._key not in one.point.metrics:
+                continue
             value = best.point.metrics[self._key] if best else None
             if self.metric.improves(one.point.metrics[self._key], value):
                 best = one
@@ -114,30 +134,58 @@ class Checkpoints(Callback):
                 "validation rows. Choose another first metric, other validation rows, or checkpoint=last."
             )
 
-    def _save(self, trainer: L.Trainer, *, resumable: bool) -> None:
-        point = self.history.points[-1]
+    def _end(self, trainer: L.Trainer) -> None:
+        """Save what is not saved yet, and end the training."""
+        if not self.saved or self.saved[-1].point.step != trainer.global_step:
+            self._keep(trainer)
+        self.interrupts.end(self._newest())
+
+    def _newest(self) -> Path | None:
+        return self.saved[-1].path if self.saved and self.saved[-1].resumable else None
+
+    def _keep(self, trainer: L.Trainer, point: Point | None = None, *, resumable: bool = True) -> None:
+        if self.settings.policy == "disable":
+            return
+        clock = time.perf_counter()
+        self._save(trainer, point or Point(trainer.global_step, self.history.samples, {}), resumable=resumable)
+        self._prune(trainer)
+        self._last = time.monotonic()
+        self.seconds += time.perf_counter() - clock
+
+    def _save(self, trainer: L.Trainer, point: Point, *, resumable: bool) -> None:
         path = self.folder / f"step-{point.step:08d}"
-        partial = path.with_name(f".{path.name}.partial")
-        if trainer.is_global_zero:
+        partial, size = partial_of(path), 0
+        try:
+            if trainer.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            trainer.strategy.barrier()
+            trainer.save_checkpoint(partial / STATE, weights_only=not resumable)
+            if self.settings.policy == "each_evaluation_epoch" and self.export is not None and point.metrics:
+                self.export(partial / "model")
+            if trainer.is_global_zero:
+                where = asdict(Position.of(trainer)) if resumable else {}
+                said = about(point, resumable=resumable, settled=self.settled, position=where, growing=self.growing)
+                size = finish_state(path, said)
+        except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        trainer.strategy.barrier()
-        trainer.save_checkpoint(partial / STATE, weights_only=not resumable)
-        if self.settings.policy == "each_evaluation_epoch" and self.export is not None:
-            self.export(partial / "model")
-        size = 0
-        if trainer.is_global_zero:
-            size = _seal(partial, point)
-            shutil.rmtree(path, ignore_errors=True)
-            partial.rename(path)
-            _flush(path.parent)
+            whole = self._newest()
+            last = f"{whole} is whole" if whole else "there is none yet"
+            raise TrainingError(
+                f"The checkpoint after update {point.step} cannot be written to {self.folder}: {error}. Of those "
+                f"before, {last}. Free some space or mend the folder, then go on with resume={self.folder.parent}."
+            ) from error
+        if not self.written:
+            log.info("A checkpoint takes %.1f MiB: what is trained, and the optimizer's state of it.", size / 2**20)
+        self.written += 1
         self.saved = [one for one in self.saved if one.path != path]
         self.saved.append(SavedState(path, point, int(trainer.strategy.broadcast(size)), resumable))
 
     def _prune(self, trainer: L.Trainer) -> None:
         best = self._best(self.saved) if self.settings.policy == "best" else None
         needed = [one for one in self.saved if one is self.saved[-1] or one is best]
-        kept = list(self.saved) if self.settings.policy == "each_evaluation_epoch" else needed
+        all_evaluated = [one for one in self.saved if one.point.metrics or one in needed]
+        kept = all_evaluated if self.settings.policy == "each_evaluation_epoch" else needed
         budget = math.inf if self.settings.max_gib is None else self.settings.max_gib * GIB
         while sum(one.size for one in kept) > budget and len(kept) > len(needed):
             oldest = next(one for one in kept if one not in needed)
@@ -153,54 +201,3 @@ class Checkpoints(Callback):
             if one not in kept and trainer.is_global_zero:
                 shutil.rmtree(one.path)
         self.saved = kept
-
-
-def load_trained(module: nn.Module, path: Path) -> None:
-    """Put the trained weights of a checkpoint back into the module, by name.
-
-    Args:
-        module: with the same weights in training.
-        path: folder of the checkpoint.
-
-    Raises:
-        TrainingError: the names or shapes differ.
-    """
-    found = torch.load(path / STATE, map_location="cpu", weights_only=True)["state_dict"]
-    trained = trained_weights(module)
-    if found.keys() != trained.keys():
-        odd = sorted(found.keys() ^ trained.keys())
-        raise TrainingError(f"{path}: {len(odd)} names differ from the weights in training, such as {odd[0]}.")
-    with torch.no_grad():
-        for name, weight in trained.items():
-            weight.copy_(found[name])
-
-
-def _seal(folder: Path, point: Point) -> int:
-    """Flush every file, write the manifest last; return the bytes of all."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        _flush(path)
-    listed = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-    content = {"step": point.step, "samples": point.samples, "metrics": _finite(point), "files": listed}
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _flush(manifest)
-    _flush(folder)
-    return sum(path.stat().st_size for path in [*files, manifest])
-
-
-def _finite(point: Point) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in point.metrics.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import lightning as L
 import torch
 
 from leyden.settings.errors import ConfigError
@@ -51,3 +52,12 @@ def check_device(settings: Settings) -> None:
 def is_later_rank() -> bool:
     """Whether this process is another than the one that speaks and writes."""
     return any(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "RANK"))
+
+
+def agreed(wish: int, trainer: L.Trainer) -> int:
+    """The largest number that any process names, so that all of them do the same; every one has to ask."""
+    if trainer.world_size == 1:
+        return wish
+    named = torch.tensor(wish, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(named, torch.distributed.ReduceOp.MAX)
+    return int(named)

@@ -208,10 +208,13 @@ class EvaluationSchedule(Callback):
         self._seen = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Nothing is due before the first update; inside a resumed epoch the update at hand may be."""
+        """Nothing is due before the first update.
+
+        Inside a resumed epoch Lightning takes the batch at hand as evaluated, and not as one to be trained, where this
+        says that one was due.
+        """
         self._seen = trainer.global_step
-        ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        trainer.val_check_batch = ready if ready and trainer.global_step in self.due else NEVER
+        trainer.val_check_batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready or NEVER
 
     def on_train_batch_end(  # noqa: PLR0913
         self,

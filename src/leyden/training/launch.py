@@ -43,9 +43,9 @@ class Meeting:
         self._store, self._rank, self._world = store, rank, world
         self._started = False
 
-    def share(self, settings: str, requested_seed: int) -> None:
-        """Rank 0: give the resolved settings, as the text of a saved config, to all."""
-        self._say("settings", {"text": settings, "seed": requested_seed})
+    def share(self, settings: str, requested_seed: int, checkpoint: str | None = None) -> None:
+        """Rank 0: give the resolved settings, as the text of a saved config, and where to go on from, to all."""
+        self._say("settings", {"text": settings, "seed": requested_seed, "checkpoint": checkpoint})
 
     def gather(self) -> None:
         """Rank 0: wait until every rank has prepared.
@@ -80,14 +80,14 @@ class Meeting:
                         self._say(key, {"code": code})
             self._store.wait([f"gone/{rank}" for rank in range(1, self._world)], LEAVING)
 
-    def settings(self) -> tuple[str, int]:
-        """Later ranks: the settings of rank 0, and the seed that was asked for.
+    def settings(self) -> tuple[str, int, str | None]:
+        """Later ranks: the settings of rank 0, the seed that was asked for, and the checkpoint to go on from.
 
         Raises:
             Ended: rank 0 has ended.
         """
         said = self._hear("settings")
-        return said["text"], said["seed"]
+        return said["text"], said["seed"], said["checkpoint"]
 
     def ready(self, error: LeydenError | None = None) -> None:
         """Later ranks: say that this one has prepared, or why it cannot, and wait for all.

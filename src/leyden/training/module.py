@@ -81,6 +81,7 @@ class FineTuner(SharedWeights):
         scores: ReferenceScores | None = None,
     ) -> None:
         super().__init__()
+        self.strict_loading = False  # a checkpoint holds what is trained alone; that it is all of that is checked
         self.backbone, self.problem = backbone, problem
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
         self.metrics, self.seed, self.max_bad_steps, self.places = metrics, seed, max_bad_steps, places

@@ -11,11 +11,13 @@ from leyden.backbone.attention import AttentionChoice
 from leyden.backbone.load import Chosen
 from leyden.settings.schema import Settings
 from leyden.training.callbacks import History, Point
-from leyden.training.checkpoints import Checkpoints, SavedState, load_trained
+from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank
 from leyden.training.evaluation import Evaluation
+from leyden.training.interrupts import Stopped
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
+from leyden.training.saved_states import SavedState, load_trained
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Run:
         found: why it was that, by key.
         seconds: how long each step took.
         best: the checkpoint whose weights were put back in the end; None: the module has those of the last update.
+        stopped: the signal that ended the training before its time; None if none did.
     """
 
     module: FineTuner
@@ -52,12 +55,13 @@ class Run:
     found: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
     best: SavedState | None = None
+    stopped: Stopped | None = None
 
     @property
     def before(self) -> Point | None:
         """The evaluation before the first update."""
-        first = self.history.points[0]
-        return first if first.step == 0 else None
+        points = self.history.points
+        return points[0] if points and points[0].step == 0 else None
 
     @property
     def final(self) -> Point:
@@ -80,7 +84,7 @@ def keep_best(run: Run) -> None:
     best = run.checkpoints.best()
     if run.checkpoints.settings.policy != "best" or best is None:
         return
-    if best.point is not run.final:
+    if best.point.step != run.final.step:
         run.best = best
         if not is_later_rank():  # the others have nothing left to do
             load_trained(run.module, best.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,14 +21,18 @@ from leyden.training.callbacks import History, ProgressDisplay, shared_tokens
 from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
+from leyden.training.interrupts import Interrupts, Stopped
 from leyden.training.memory import choose_budget, memory_errors, with_budget
 from leyden.training.outcome import Run, keep_best
+from leyden.training.position import Epochs, Position
 from leyden.training.prepare import Material
 from leyden.training.progress import make_display
 from leyden.training.quiet import filtered_warnings, quiet_libraries
 from leyden.training.reference_scores import plan_scores
 from leyden.training.reference_scoring import ReferenceScoring
-from leyden.training.settled import settled
+from leyden.training.restart import Restart
+from leyden.training.saved_states import STATE, SavedState
+from leyden.training.settled import settled, settled_values, with_settled
 from leyden.training.start import keep_start
 from leyden.training.stopping import make_stops, why_stopped
 from leyden.training.trainer import make_trainer
@@ -37,12 +40,15 @@ from leyden.training.trainer import make_trainer
 log = logging.getLogger(__name__)
 
 
-def fit(
+def fit(  # noqa: PLR0913
     settings: Settings,
     material: Material,
     loggers: Sequence[Logger],
     folder: Path,
     export: Callable[[Run, Path], None] | None = None,
+    *,
+    interrupts: Interrupts | None = None,
+    start: Sequence[SavedState] = (),
 ) -> Run:
     """Load the backbone, train it on the material, evaluate before, between and after.
 
@@ -52,18 +58,29 @@ def fit(
         loggers: where every number goes.
         folder: of the run.
         export: writes the model of a run for use; needed where each evaluation keeps one.
+        interrupts: what signals have come; None where nobody listens.
+        start: the checkpoints of an earlier part of this run; it goes on from the last one.
     """
     with filtered_warnings():
-        run, data = _assemble(settings, material, loggers, folder)
+        run, data = _assemble(settings, material, loggers, folder, interrupts or Interrupts(), start)
         run.checkpoints.export = None if export is None else partial(export, run)
         with compile_errors(on=settings.backbone.compile), memory_errors(run.settings, material.problem.loss):
-            _train(run, data, settings.trainer)
+            try:
+                _train(run, data, settings.trainer, start[-1].path / STATE if start else None)
+            except Stopped as stop:
+                run.stopped = stop
+                return run
         keep_best(run)
     return run
 
 
-def _assemble(
-    settings: Settings, material: Material, loggers: Sequence[Logger], folder: Path
+def _assemble(  # noqa: PLR0913, PLR0917
+    settings: Settings,
+    material: Material,
+    loggers: Sequence[Logger],
+    folder: Path,
+    interrupts: Interrupts,
+    start: Sequence[SavedState],
 ) -> tuple[Run, TreeDataModule]:
     """Build everything, left to right, on one screen."""
     quiet_libraries()
@@ -72,23 +89,28 @@ def _assemble(
     kept = None if is_later_rank() else folder
     backbone, dtype, attention = load_backbone(settings, material, kept)
     seconds = {"load weights": time.perf_counter() - clock}
+    settings = with_settled(settings, start[-1].settled) if start else settings
     budget = choose_budget(settings, backbone, material.problem.loss, longest_shared(settings, material))
     collator = make_collator(settings, material.tokenizer, backbone, attention, budget.tokens)
     with memory_errors(settings, material.problem.loss):
         settings, found = settled(settings, material, backbone, collator, folder)
     settings, found = with_budget(settings, budget, found)
     data = make_data(settings, material, collator)
-    per_epoch = math.ceil(data.steps_per_epoch(world_size(settings.trainer)) / settings.trainer.grad_accumulation)
-    updates = settings.trainer.epochs * per_epoch
+    epochs = epochs_of(data, settings.trainer, len(material.train.trees))
+    position = Position(**start[-1].position) if start else None
+    updates, per_epoch = epochs.planned(position), epochs.updates
     module = make_module(settings, material, backbone, updates, per_epoch)
     keep_start(settings, module.reference, kept)
     history = History(material.metrics[0])
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
     due = due_updates(updates, per_epoch, settings.trainer.evaluation_epochs) if updates else frozenset({0})
-    checkpoints = Checkpoints(settings.checkpoint, folder / "checkpoints", material.metrics[0], history)
-    shown = ProgressDisplay(display, history, updates)
+    checkpoints = Checkpoints(
+        settings.checkpoint, folder / "checkpoints", material.metrics[0], history, due, interrupts,
+        settled_values(settings), [folder / "metrics.csv"], saved=list(start),
+    )  # fmt: skip
+    shown, schedule = ProgressDisplay(display, history, updates), EvaluationSchedule(due)
     stops = make_stops(settings.trainer, material.metrics[0])
-    callbacks = [history, shown, EvaluationSchedule(due), *stops, checkpoints]
+    callbacks = [history, shown, schedule, *stops, checkpoints, Restart(history, schedule, epochs, position)]
     if material.problem.uses_reference:  # in front: what it shows ends before an evaluation shows anything
         callbacks = [
             ReferenceScoring(plan_scores(settings, material.problem.loss), data, display, cache=settings.cache == "on"),
@@ -102,14 +124,22 @@ def _assemble(
     return run, data
 
 
-def _train(run: Run, data: TreeDataModule, settings: Trainer) -> None:
+def epochs_of(data: TreeDataModule, settings: Trainer, samples: int) -> Epochs:
+    """How the epochs of a run are cut."""
+    world = world_size(settings)
+    return Epochs(
+        samples, settings.rows * world, data.steps_per_epoch(world), settings.grad_accumulation, settings.epochs
+    )
+
+
+def _train(run: Run, data: TreeDataModule, settings: Trainer, state: Path | None) -> None:
     clock, scores = time.perf_counter(), run.module.scores
-    if settings.evaluate_before_training or not run.updates:
+    if (settings.evaluate_before_training and state is None) or not run.updates:
         run.trainer.validate(run.module, datamodule=data, verbose=False)
         run.seconds["evaluate before training"] = time.perf_counter() - clock - scores.seconds
         clock = time.perf_counter() - scores.seconds
     if run.updates:
-        run.trainer.fit(run.module, datamodule=data)
+        run.trainer.fit(run.module, datamodule=data, ckpt_path=state, weights_only=True)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock - scores.seconds
         run.seconds["train alone"] = run.history.seconds
         run.seconds["wait for batches"] = run.history.waiting

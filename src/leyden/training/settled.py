@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from leyden.training.finders import UPDATES, find_batch_size, find_learning_rate
 from leyden.training.module import FineTuner
 from leyden.training.prepare import Material
 from leyden.training.trainer import make_trainer
+
+FOUND = ("trainer.batch_size", "trainer.tokens_per_pass", "optimizer.learning_rate")
 
 log = logging.getLogger(__name__)
 
@@ -113,3 +116,20 @@ def settled(
         found["optimizer.learning_rate"] = f"where the loss fell fastest in a range test of {UPDATES} updates"
         log.info("optimizer.learning_rate=auto is %g: %s.", rate, found["optimizer.learning_rate"])
     return settings, found
+
+
+def settled_values(settings: Settings) -> dict[str, Any]:
+    """The numbers that stand for every `auto` of a run, by key."""
+    groups = {"trainer": settings.trainer, "optimizer": settings.optimizer}
+    return {key: getattr(groups[key.split(".")[0]], key.split(".")[1]) for key in FOUND}
+
+
+def with_settled(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with the numbers that an earlier part of the run has found, wherever they say `auto`."""
+    for key, value in values.items():
+        group, name = key.split(".")
+        part = getattr(settings, group)
+        if getattr(part, name) == "auto":
+            log.info("%s=auto is %s, as before.", key, value)
+            settings = settings.model_copy(update={group: part.model_copy(update={name: value})})
+    return settings

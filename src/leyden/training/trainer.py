@@ -36,7 +36,7 @@ def make_trainer(
     """
     plugin = make_precision(settings)
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
@@ -60,3 +60,6 @@ def make_trainer(
     except (ValueError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"trainer: {first} Look at trainer.accelerator, devices, strategy and precision.") from error
+    # Lightning's handler of SIGTERM talks to other ranks from inside, and ends in the middle of a window; ours stay.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer

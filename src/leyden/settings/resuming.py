@@ -1,0 +1,147 @@
+"""The settings of a run that goes on: those it was started with, and the few that may change on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from leyden.settings.config_files import flat
+from leyden.settings.errors import ConfigError
+from leyden.settings.read import saved_config
+from leyden.settings.wording import show
+
+AUTO = "auto"
+CONFIG = "config.yaml"
+TYPED = "# Typed: "  # in the config of a run: its command line
+FREE = frozenset({  # what does not touch the numbers of an update, or says how long and on what the training goes on
+    "trainer.epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.evaluation_epochs",
+    "trainer.early_stopping_patience", "trainer.early_stopping_min_delta", "trainer.max_minutes",
+    "trainer.max_bad_steps", "trainer.number_of_workers", "trainer.progress", "checkpoint.every_minutes",
+    "checkpoint.max_gib", "log_step_size", "log_all_ranks", "cache", "debug",
+})  # fmt: skip
+FREE_GROUPS = ("logger",)
+COPIES = ("auto", "ddp")  # strategies between which a run may change: each process has all weights
+PLACE = ("experiment_name", "output_directory", "resume")  # say which run it is
+
+
+def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """The settings with which a run goes on: its own, and what was typed beside `resume` where that may change.
+
+    Args:
+        config: composed from the command line; returned as it is unless it asks for a resume.
+        overrides: of that command line, as text.
+
+    Raises:
+        ConfigError: there is no such run, or something was typed that may not change; all faults at once.
+    """
+    if config.get("resume") is None:
+        return config
+    typed = by_key(overrides)
+    folder = _folder_of(config, typed)
+    if config.resume == AUTO and not (folder / CONFIG).exists():
+        return config
+    saved = saved_config(folder / CONFIG)
+    before = typed_in(folder / CONFIG)
+    wanted: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
+    faults: list[str] = []
+    old, new = dict(flat(saved)), dict(flat(wanted))
+    changes: dict[str, list[Any]] = {}
+    for key, text in typed.items():
+        if key in PLACE or before.get(key) == text:
+            continue
+        covered = [name for name in {*old, *new} if name == key or name.startswith(f"{key.replace('/', '.')}.")]
+        differing = [name for name in sorted(covered) if old.get(name) != new.get(name)]
+        if key == "experiment":
+            faults.append(f"{text}: a recipe sets many keys, and the run has its own. Leave it out.")
+        bound = [name for name in differing if not _may_change(name, old.get(name), new.get(name))]
+        faults += [_refusal(folder, name, old.get(name), new.get(name)) for name in bound]
+        changes |= {name: [old.get(name), new.get(name)] for name in differing if name not in bound}
+    if config.overwrite:
+        faults.append("overwrite=true does not go with resume, which keeps what is there. Leave one of them out.")
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    tree = _with(saved, changes, wanted)
+    tree |= {"resume": str(folder), "experiment_name": folder.name, "output_directory": str(folder.parent)}
+    return OmegaConf.create(tree)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What differs between two trees of settings: key to old and new value; where the run is does not count."""
+    before, after = dict(flat(old)), dict(flat(new))
+    return {
+        key: [before.get(key), after.get(key)]
+        for key in {**before, **after}
+        if before.get(key) != after.get(key) and key not in PLACE
+    }
+
+
+def typed_in(path: Path) -> dict[str, str]:
+    """The overrides of the command line that a saved config came from, by key or group; none if it does not say."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith(TYPED):
+            return by_key(json.loads(line.removeprefix(TYPED)))
+        if not line.startswith("#"):
+            break
+    return {}
+
+
+def by_key(overrides: Iterable[str]) -> dict[str, str]:
+    """Overrides by their key or group, without signs in front: `+optimizer.eps=1` gives `optimizer.eps`."""
+    return {re.split(r"[=@]", text.lstrip("+~"), maxsplit=1)[0]: text for text in overrides}
+
+
+def _folder_of(config: DictConfig, typed: Mapping[str, str]) -> Path:
+    """Where the run is that goes on.
+
+    Raises:
+        ConfigError: the command line does not say.
+    """
+    if config.resume != AUTO:
+        wrong = [key for key in ("experiment_name", "output_directory") if key in typed]
+        if wrong:
+            raise ConfigError(f"{wrong[0]} does not go with resume=FOLDER, which names the run. Leave one of them out.")
+        return Path(str(config.resume)).expanduser().absolute()
+    if config.experiment_name is None:
+        raise ConfigError("resume=auto looks for the run of an experiment_name. Set one, or name the folder of a run.")
+    return (Path(str(config.output_directory)).expanduser() / str(config.experiment_name)).absolute()
+
+
+def _may_change(key: str, old: Any, new: Any) -> bool:
+    if key == "trainer.strategy":
+        return old in COPIES and new in COPIES
+    return key in FREE or key.startswith(FREE_GROUPS)
+
+
+def _refusal(folder: Path, key: str, old: Any, new: Any) -> str:
+    free = ", ".join([*sorted(FREE), *FREE_GROUPS])
+    return (
+        f"{key}={show(new)} cannot change on the way: {folder.name} was started with {show(old)}. Leave it out, or "
+        f"start a new run. These may change: {free}."
+    )
+
+
+def _with(saved: dict[str, Any], changes: Mapping[str, list[Any]], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved settings with what has changed."""
+    tree: dict[str, Any] = json.loads(json.dumps(saved))
+    groups = {key.split(".")[0] for key in changes if key.startswith(FREE_GROUPS)}
+    for group in groups:
+        tree[group] = wanted[group]
+    for key, (_, value) in changes.items():
+        if key.split(".")[0] not in groups:
+            *parents, name = key.split(".")
+            place = tree
+            for parent in parents:
+                place = place[parent]
+            place[name] = value
+    return tree
+
+
+def typed_lines(overrides: Iterable[str]) -> str:
+    """The comment that `typed_in` reads; empty without overrides."""
+    words = [text for text in overrides if not text.startswith("resume=")]
+    return f"{TYPED}{json.dumps(words, ensure_ascii=False)}\n" if words else ""

@@ -1,0 +1,227 @@
+"""A checkpoint on the disk: written whole or not at all, checked before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from leyden.settings.errors import TrainingError
+from leyden.training.callbacks import Point
+from leyden.training.update import trained_weights
+
+log = logging.getLogger(__name__)
+
+STATE = "state.ckpt"
+MANIFEST = "manifest.json"
+PATTERN = "step-*"
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A checkpoint on the disk.
+
+    Attributes:
+        path: its folder.
+        point: the step it was written after, and the metrics if that was evaluated; else there are none.
+        size: bytes of all its files.
+        resumable: it holds the optimizer too; the one before the first update holds weights alone.
+        settled: what was found in place of settings that say `auto`, by key.
+        lengths: bytes of the files that grow with the run, by name, at that time.
+        position: where in the epochs, as keywords of `Position`; empty before the training.
+    """
+
+    path: Path
+    point: Point
+    size: int
+    resumable: bool
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    position: Mapping[str, int] = field(default_factory=dict)
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not as it was written; the text says what is wrong with it."""
+
+
+def finish_state(path: Path, about: Mapping[str, Any]) -> int:
+    """Make a checkpoint of what was written into `partial_of(path)`: flush it, write its manifest, rename it.
+
+    A folder of that name that is there already is replaced.
+
+    Args:
+        path: of the checkpoint.
+        about: goes into the manifest, beside size and sha256 of each file.
+
+    Returns:
+        The bytes of all files.
+    """
+    partial, old = partial_of(path), path.with_name(f".{path.name}.old")
+    size = _seal(partial, about)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    return size
+
+
+def partial_of(path: Path) -> Path:
+    """Where a checkpoint is written before it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def read_state(path: Path) -> SavedState:
+    """A checkpoint, if every file is as it was written.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    try:
+        said = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files, metrics = dict(said["files"]), {name: _number(value) for name, value in said["metrics"].items()}
+        point = Point(int(said["step"]), int(said["samples"]), metrics)
+        rest = bool(said["resumable"]), dict(said["settled"]), dict(said["lengths"]), dict(said["position"])
+    except OSError as error:
+        raise DamagedError(f"{MANIFEST} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{MANIFEST} is not as it was written ({type(error).__name__}: {error})") from error
+    if STATE not in files:
+        raise DamagedError(f"{MANIFEST} does not list {STATE}")
+    for name, facts in files.items():
+        file = path / name
+        if not file.is_file():
+            raise DamagedError(f"{name} is not there")
+        if file.stat().st_size != facts["bytes"]:
+            raise DamagedError(f"{name} has {file.stat().st_size} bytes in place of {facts['bytes']}")
+        if sha256(file) != facts["sha256"]:
+            raise DamagedError(f"{name} has another sha256 than {MANIFEST} says")
+    size = sum(int(facts["bytes"]) for facts in files.values()) + (path / MANIFEST).stat().st_size
+    return SavedState(path, point, size, *rest)
+
+
+def saved_states(folder: Path) -> list[SavedState]:
+    """The checkpoints of a run that are whole, oldest first; each damaged one is named and left where it is."""
+    found: list[SavedState] = []
+    for path in sorted(folder.glob(PATTERN)):
+        try:
+            found.append(read_state(path))
+        except DamagedError as error:
+            log.warning("%s is damaged and is passed over: %s.", path, error)
+    return found
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Delete what a run that was killed while it saved has left beside the checkpoints.
+
+    A checkpoint that was being replaced is put back if the new one is not there.
+    """
+    for old in folder.glob(".step-*.old"):
+        place = old.with_name(old.name[1:].removesuffix(".old"))
+        if place.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(place)
+    for partial in folder.glob(".step-*.partial"):
+        log.info("%s was not finished and is deleted.", partial)
+        shutil.rmtree(partial)
+
+
+def load_trained(module: nn.Module, path: Path) -> None:
+    """Put the trained weights of a checkpoint back into the module, by name.
+
+    Args:
+        module: with the same weights in training.
+        path: folder of the checkpoint.
+
+    Raises:
+        TrainingError: the names differ.
+    """
+    found = torch.load(path / STATE, map_location="cpu", weights_only=True)["state_dict"]
+    trained = trained_weights(module)
+    check_names(found, trained, str(path))
+    with torch.no_grad():
+        for name, weight in trained.items():
+            weight.copy_(found[name])
+
+
+def check_names(found: Mapping[str, Any], trained: Mapping[str, Any], source: str) -> None:
+    """Refuse weights that are not exactly those in training.
+
+    Raises:
+        TrainingError: with how many names differ, and one of them.
+    """
+    if found.keys() != trained.keys():
+        odd = sorted(found.keys() ^ trained.keys())
+        raise TrainingError(f"{source}: {len(odd)} names differ from the weights in training, such as {odd[0]}.")
+
+
+def about(
+    point: Point,
+    *,
+    resumable: bool,
+    settled: Mapping[str, Any],
+    position: Mapping[str, int],
+    growing: Sequence[Path],
+) -> dict[str, Any]:
+    """What the manifest of a checkpoint says besides its files; flushes the files that grow, so that they last too.
+
+    Args:
+        point: step, samples and metrics.
+        resumable: whether the optimizer is in it.
+        settled: what was found in place of settings that say `auto`.
+        position: where in the epochs.
+        growing: files of the run that are only ever appended to.
+    """
+    there = [path for path in growing if path.exists()]
+    for path in there:
+        flush(path)
+    metrics = {name: value if math.isfinite(value) else None for name, value in point.metrics.items()}
+    return {
+        "step": point.step, "samples": point.samples, "metrics": metrics, "resumable": resumable,
+        "settled": dict(settled), "position": dict(position),
+        "lengths": {path.name: path.stat().st_size for path in there},
+    }  # fmt: skip
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _seal(folder: Path, content: Mapping[str, Any]) -> int:
+    """Flush every file, write the manifest last; return the bytes of all."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        flush(path)
+    listed = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({**content, "files": listed}, indent=2) + "\n", encoding="utf-8")
+    flush(manifest)
+    flush(folder)
+    return sum(path.stat().st_size for path in [*files, manifest])
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
