@@ -1,16 +1,14 @@
 """Fine-tune a language model: `python train.py problem=dpo backbone=llama`."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from leyden.artifacts.ranks import run_ranks
 from leyden.artifacts.sweep import finish_sweep, recorded
-from leyden.settings.command import Entry, job_folder, reported_faults, run_command
+from leyden.settings.command import Entry, job_folder, reported_faults, run_command, typed_overrides
 from leyden.settings.read import read
 from leyden.settings.resuming import continued
 from leyden.settings.schema import Settings
@@ -22,11 +20,10 @@ def main(config: DictConfig) -> float | None:
     from leyden.artifacts.job import run_job  # late: neither --help nor a refused config waits for torch
 
     with reported_faults(debug=config.debug):
-        typed = list(HydraConfig.get().overrides.task)
-        return recorded(config, lambda: run_job(read(continued(config, typed)), job_folder(), typed))
+        return recorded(config, lambda: run_job(read(continued(config, typed_overrides())), job_folder()))
     return None
 
 
 if __name__ == "__main__":
     entry = Entry("train", Path(__file__).resolve().parent / "conf", Settings, read, finish_sweep, continued)
-    sys.exit(run_ranks(partial(run_command, main, entry)))
+    sys.exit(run_ranks(lambda: run_command(main, entry)))

@@ -43,7 +43,7 @@ def run(*overrides: str) -> None:
     config, faults = compose_config("train", overrides, CONF)
     assert not faults, faults
     assert config is not None
-    run_job(read(continued(config, overrides)), typed=overrides)
+    run_job(read(continued(config, overrides)))
 
 
 def stopped(*overrides: str) -> Stopped:

@@ -30,7 +30,8 @@ CASES = {
         "trainer.number_of_workers=2", "augmentation.token_mask_probability=0.2", "trainer.grad_accumulation=3",
         "augmentation.neftune_noise_alpha=5", "schedule=plateau",
     ],
-    "text_metric": ["metric=bleu", "generation.do_sample=true", "generation.temperature=0.8", "optimizer=schedule_free_adamw", "schedule=constant"],
+    "text_metric": ["metric=bleu", "generation.do_sample=true", "generation.temperature=0.8",
+        "optimizer=schedule_free_adamw", "schedule=constant"],
 }  # fmt: skip
 
 
@@ -40,8 +41,8 @@ def overrides_of(folder: Path, name: str, *more: str) -> list[str]:
     return [
         "backbone=tiny", "dataset=table", "trainer=cpu", f"dataset.train_dataframe={table}", "dataset.prompt_column=p",
         "dataset.answer_column=a", "dataset.validation_size=0.2", "trainer.progress=none", "tokenizer.max_length=128",
-        "generation.max_length_inference=4", "trainer.batch_size=2", "trainer.epochs=2", "trainer.evaluation_epochs=0.5",
-        f"output_directory={folder}", f"experiment_name={name}", *more,
+        "generation.max_length_inference=4", "trainer.batch_size=2", "trainer.epochs=2",
+        "trainer.evaluation_epochs=0.5", f"output_directory={folder}", f"experiment_name={name}", *more,
     ]  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def test_an_existing_run_is_refused_and_replaced_only_on_request(make: Make, tmp
     assert not mine.exists()
 
 
-def replaced(make: Make, tmp_path: Path, *left: str) -> None:
+def replaced(make: Make, tmp_path: Path, *left: str, content: str = "{}") -> None:
     """A run replaces another one, writes these files, and fails."""
     settings = make("experiment_name=run")
     create_folder(plan_folder(settings), settings)
@@ -69,7 +69,7 @@ def replaced(make: Make, tmp_path: Path, *left: str) -> None:
     def fail() -> None:
         with created_folder(plan_folder(again), again):
             for name in left:
-                (tmp_path / "run" / name).write_text("{}")
+                (tmp_path / "run" / name).write_text(content)
             raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -94,7 +94,7 @@ def test_a_replaced_run_stays_beside_a_new_one_that_has_begun(
 
 
 def test_a_replaced_run_goes_once_the_new_one_is_saved(make: Make, tmp_path: Path) -> None:
-    replaced(make, tmp_path, "metrics.csv", "manifest.json")
+    replaced(make, tmp_path, "metrics.csv", "manifest.json", content='{"status": "saved"}')
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert not (tmp_path / "run" / "mine.txt").exists()
 

@@ -44,7 +44,7 @@ def follow(meeting: Meeting) -> Any:
 
 
 def test_later_ranks_train_with_what_rank_0_has_settled() -> None:
-    assert together(lead, follow, follow) == ["trains", ("seed: 7", -1), ("seed: 7", -1)]
+    assert together(lead, follow, follow) == ["trains", ("seed: 7", -1, None), ("seed: 7", -1, None)]
 
 
 def test_a_rank_that_cannot_prepare_ends_all_and_rank_0_says_where() -> None:

@@ -31,6 +31,7 @@ from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
 from leyden.artifacts.workers import run_workers
 from leyden.data.dataset import TreeDataset
+from leyden.settings.command import typed_overrides
 from leyden.settings.errors import MetricError
 from leyden.settings.read import dump
 from leyden.settings.schema import Settings
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 SEEDS = 1_000_000  # a drawn seed is below
 
 
-def run_job(settings: Settings, job_folder: Path | None = None, typed: Sequence[str] = ()) -> float:
+def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     """Do everything that `train.py` promises; return the metric of the weights that are kept.
 
     Faults of settings, data and checkpoint end it before the run folder is made; so nothing is left behind by them.
@@ -59,7 +60,6 @@ def run_job(settings: Settings, job_folder: Path | None = None, typed: Sequence[
     Args:
         settings: checked.
         job_folder: the folder of this job inside a sweep; None: `output_directory/experiment_name`.
-        typed: the overrides of the command line, which go into the saved config.
 
     Raises:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
@@ -90,7 +90,7 @@ def run_job(settings: Settings, job_folder: Path | None = None, typed: Sequence[
             if others is not None:
                 others.gather()
             if not goes_on:
-                stack.enter_context(created_folder(folder, settings, typed))
+                stack.enter_context(created_folder(folder, settings, typed_overrides()))
             run_log.open(folder.log)
             if others is not None:
                 others.start()

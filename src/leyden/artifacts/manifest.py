@@ -84,6 +84,15 @@ def manifest_of(  # noqa: PLR0913, PLR0917
             or ("checkpoint" if settings.backbone.pretrained else "random"),
         },
         "effective": effective_values(settings, run, requested_seed),
+        **_training(settings, run),
+        **_performance(material, run),
+    }
+
+
+def _training(settings: Settings, run: Run) -> dict[str, Any]:
+    """What the training was made of, and how far it came."""
+    module = run.module
+    return {
         "reference": run.reference,
         "reference_scores": module.scores.report or None,
         "processes": world_size(settings.trainer),
@@ -99,7 +108,6 @@ def manifest_of(  # noqa: PLR0913, PLR0917
             "all": sum(p.numel() for p in module.backbone.parameters()),
             "trained": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
         },
-        **_performance(material, run),
     }
 
 

@@ -150,6 +150,11 @@ def report(error: LeydenError) -> None:
         print(f"  - {fault}", file=sys.stderr)
 
 
+def typed_overrides() -> list[str]:
+    """The overrides of the job at hand, as they were typed; none outside of Hydra."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def job_folder() -> Path | None:
     """The folder of this job inside a Hydra multirun; None for a single run."""
     if not HydraConfig.initialized():

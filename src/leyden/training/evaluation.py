@@ -187,6 +187,8 @@ def due_updates(total: int, per_epoch: int, every_epochs: float) -> frozenset[in
         per_epoch: updates of one epoch.
         every_epochs: interval; fractions of an epoch allowed.
     """
+    if not total:
+        return frozenset({0})
     if every_epochs * per_epoch <= 1:
         return frozenset(range(1, total + 1)) | {total}
     times = math.floor(total / (every_epochs * per_epoch) + 1e-9)

@@ -101,9 +101,8 @@ def _assemble(  # noqa: PLR0913, PLR0917
     updates, per_epoch = epochs.planned(position), epochs.updates
     module = make_module(settings, material, backbone, updates, per_epoch)
     keep_start(settings, module.reference, kept)
-    history = History(material.metrics[0])
+    history, due = History(material.metrics[0]), due_updates(updates, per_epoch, settings.trainer.evaluation_epochs)
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
-    due = due_updates(updates, per_epoch, settings.trainer.evaluation_epochs) if updates else frozenset({0})
     checkpoints = Checkpoints(
         settings.checkpoint, folder / "checkpoints", material.metrics[0], history, due, interrupts,
         settled_values(settings), [folder / "metrics.csv"], saved=list(start),
@@ -112,10 +111,8 @@ def _assemble(  # noqa: PLR0913, PLR0917
     stops = make_stops(settings.trainer, material.metrics[0])
     callbacks = [history, shown, schedule, *stops, checkpoints, Restart(history, schedule, epochs, position)]
     if material.problem.uses_reference:  # in front: what it shows ends before an evaluation shows anything
-        callbacks = [
-            ReferenceScoring(plan_scores(settings, material.problem.loss), data, display, cache=settings.cache == "on"),
-            *callbacks,
-        ]
+        plan = plan_scores(settings, material.problem.loss)
+        callbacks.insert(0, ReferenceScoring(plan, data, display, cache=settings.cache == "on"))
     trainer = make_trainer(settings.trainer, callbacks, loggers, folder)
     run = Run(
         module, trainer, history, checkpoints, attention, dtype, updates,
