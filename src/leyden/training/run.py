@@ -11,8 +11,11 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
+from leyden.backbone.attention import AttentionChoice
 from leyden.backbone.compiled import compile_errors
+from leyden.data.collator import Collator
 from leyden.data.datamodule import TreeDataModule
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
@@ -90,11 +93,7 @@ def _assemble(  # noqa: PLR0913, PLR0917
     backbone, dtype, attention = load_backbone(settings, material, kept)
     seconds = {"load weights": time.perf_counter() - clock}
     settings = with_settled(settings, start[-1].settled) if start else settings
-    budget = choose_budget(settings, backbone, material.problem.loss, longest_shared(settings, material))
-    collator = make_collator(settings, material.tokenizer, backbone, attention, budget.tokens)
-    with memory_errors(settings, material.problem.loss):
-        settings, found = settled(settings, material, backbone, collator, folder)
-    settings, found = with_budget(settings, budget, found)
+    settings, found, collator = _settle(settings, material, backbone, attention, folder)
     data = make_data(settings, material, collator)
     epochs = epochs_of(data, settings.trainer, len(material.train.trees))
     position = Position(**start[-1].position) if start else None
@@ -119,6 +118,17 @@ def _assemble(  # noqa: PLR0913, PLR0917
         module.reference.kind if material.problem.uses_reference else "none", display, settings, found, seconds,
     )  # fmt: skip
     return run, data
+
+
+def _settle(
+    settings: Settings, material: Material, backbone: nn.Module, attention: AttentionChoice, folder: Path
+) -> tuple[Settings, dict[str, str], Collator]:
+    """The settings with a number for every `auto`, why it is that, and what makes batches with them."""
+    budget = choose_budget(settings, backbone, material.problem.loss, longest_shared(settings, material))
+    collator = make_collator(settings, material.tokenizer, backbone, attention, budget.tokens)
+    with memory_errors(settings, material.problem.loss):
+        settings, found = settled(settings, material, backbone, collator, folder)
+    return *with_budget(settings, budget, found), collator
 
 
 def epochs_of(data: TreeDataModule, settings: Trainer, samples: int) -> Epochs:
