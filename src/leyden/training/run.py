@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -29,7 +31,7 @@ from leyden.training.memory import choose_budget, memory_errors, with_budget
 from leyden.training.outcome import Run, keep_best
 from leyden.training.position import Epochs, Position
 from leyden.training.prepare import Material
-from leyden.training.progress import make_display
+from leyden.training.progress import Display, make_display
 from leyden.training.quiet import filtered_warnings, quiet_libraries
 from leyden.training.reference_scores import plan_scores
 from leyden.training.reference_scoring import ReferenceScoring
@@ -65,7 +67,7 @@ def fit(  # noqa: PLR0913
         start: the checkpoints of an earlier part of this run; it goes on from the last one.
     """
     with filtered_warnings():
-        run, data = _assemble(settings, material, loggers, folder, interrupts or Interrupts(), start)
+        run, data = _assemble(settings, material, Frame(loggers, folder, interrupts or Interrupts(), start))
         run.checkpoints.export = None if export is None else partial(export, run)
         with compile_errors(on=settings.backbone.compile), memory_errors(run.settings, material.problem.loss):
             try:
@@ -77,15 +79,26 @@ def fit(  # noqa: PLR0913
     return run
 
 
-def _assemble(  # noqa: PLR0913, PLR0917
-    settings: Settings,
-    material: Material,
-    loggers: Sequence[Logger],
-    folder: Path,
-    interrupts: Interrupts,
-    start: Sequence[SavedState],
-) -> tuple[Run, TreeDataModule]:
+@dataclass(frozen=True)
+class Frame:
+    """What a training is set in.
+
+    Attributes:
+        loggers: where every number goes.
+        folder: of the run.
+        interrupts: what signals have come.
+        start: the checkpoints of an earlier part of this run; it goes on from the last one.
+    """
+
+    loggers: Sequence[Logger]
+    folder: Path
+    interrupts: Interrupts
+    start: Sequence[SavedState]
+
+
+def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run, TreeDataModule]:
     """Build everything, left to right, on one screen."""
+    folder, start = frame.folder, frame.start
     quiet_libraries()
     L.seed_everything(settings.seed, workers=True, verbose=False)
     clock = time.perf_counter()
@@ -97,27 +110,34 @@ def _assemble(  # noqa: PLR0913, PLR0917
     data = make_data(settings, material, collator)
     epochs = epochs_of(data, settings.trainer, len(material.train.trees))
     position = Position(**start[-1].position) if start else None
-    updates, per_epoch = epochs.planned(position), epochs.updates
-    module = make_module(settings, material, backbone, updates, per_epoch)
+    updates = epochs.planned(position)
+    module = make_module(settings, material, backbone, updates, epochs.updates)
     keep_start(settings, module.reference, kept)
-    history, due = History(material.metrics[0]), due_updates(updates, per_epoch, settings.trainer.evaluation_epochs)
+    history, due = (
+        History(material.metrics[0]),
+        due_updates(updates, epochs.updates, settings.trainer.evaluation_epochs),
+    )
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
-    checkpoints = Checkpoints(
-        settings.checkpoint, folder / "checkpoints", material.metrics[0], history, due, interrupts,
-        settled_values(settings), [folder / "metrics.csv"], saved=list(start),
-    )  # fmt: skip
+    checkpoints = make_checkpoints(settings, frame, history, due)
     shown, schedule = ProgressDisplay(display, history, updates), EvaluationSchedule(due)
     stops = make_stops(settings.trainer, material.metrics[0])
     callbacks = [history, shown, schedule, *stops, checkpoints, Restart(history, schedule, epochs, position)]
     if material.problem.uses_reference:  # in front: what it shows ends before an evaluation shows anything
-        plan = plan_scores(settings, material.problem.loss)
-        callbacks.insert(0, ReferenceScoring(plan, data, display, cache=settings.cache == "on"))
-    trainer = make_trainer(settings.trainer, callbacks, loggers, folder)
+        callbacks.insert(0, make_scoring(settings, material.problem.loss, data, display))
+    trainer = make_trainer(settings.trainer, callbacks, frame.loggers, folder)
     run = Run(
         module, trainer, history, checkpoints, attention, dtype, updates,
         module.reference.kind if material.problem.uses_reference else "none", display, settings, found, seconds,
     )  # fmt: skip
     return run, data
+
+
+def make_checkpoints(settings: Settings, frame: Frame, history: History, due: frozenset[int]) -> Checkpoints:
+    """What writes the checkpoints of a run."""
+    return Checkpoints(
+        settings.checkpoint, frame.folder / "checkpoints", history.metric, history, due, frame.interrupts,
+        settled_values(settings), [frame.folder / "metrics.csv"], saved=list(frame.start),
+    )  # fmt: skip
 
 
 def _settle(
@@ -129,6 +149,11 @@ def _settle(
     with memory_errors(settings, material.problem.loss):
         settings, found = settled(settings, material, backbone, collator, folder)
     return *with_budget(settings, budget, found), collator
+
+
+def make_scoring(settings: Settings, loss: Any, data: TreeDataModule, display: Display) -> ReferenceScoring:
+    """What scores the reference before the training."""
+    return ReferenceScoring(plan_scores(settings, loss), data, display, cache=settings.cache == "on")
 
 
 def epochs_of(data: TreeDataModule, settings: Trainer, samples: int) -> Epochs:
