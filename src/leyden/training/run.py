@@ -36,7 +36,7 @@ from leyden.training.quiet import filtered_warnings, quiet_libraries
 from leyden.training.reference_scores import plan_scores
 from leyden.training.reference_scoring import ReferenceScoring
 from leyden.training.restart import Restart
-from leyden.training.saved_states import STATE, SavedState
+from leyden.training.saved_states import STATE, SavedState, pickles_refused
 from leyden.training.settled import settled, settled_values, with_settled
 from leyden.training.start import keep_start
 from leyden.training.stopping import make_stops, why_stopped
@@ -171,7 +171,8 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer, state: Path | None
         run.seconds["evaluate before training"] = time.perf_counter() - clock - scores.seconds
         clock = time.perf_counter() - scores.seconds
     if run.updates:
-        run.trainer.fit(run.module, datamodule=data, ckpt_path=state, weights_only=True)
+        with pickles_refused(state):
+            run.trainer.fit(run.module, datamodule=data, ckpt_path=state, weights_only=True)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock - scores.seconds
         run.seconds["train alone"] = run.history.seconds
         run.seconds["wait for batches"] = run.history.waiting

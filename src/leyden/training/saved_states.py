@@ -7,8 +7,11 @@ import json
 import logging
 import math
 import os
+import pickle
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,6 +157,23 @@ def load_trained(module: nn.Module, path: Path) -> None:
     with torch.no_grad():
         for name, weight in trained.items():
             weight.copy_(found[name])
+
+
+@contextmanager
+def pickles_refused(state: Path | None) -> Iterator[None]:
+    """Read a checkpoint in the block: one that would run code is refused.
+
+    Raises:
+        TrainingError: it holds more than numbers, texts, containers and tensors.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        found = re.search(r"Trying to load unsupported (.+?)\.?$", str(error), re.MULTILINE)
+        raise TrainingError(
+            f"{state} holds more than numbers and texts ({found[1] if found else error}), so it is not read: it may run "
+            "code. Leyden has not written it; delete that folder, and the checkpoint before it is used."
+        ) from error
 
 
 def check_names(found: Mapping[str, Any], trained: Mapping[str, Any], source: str) -> None:

@@ -1,0 +1,157 @@
+"""What a resume refuses, passes over, and leaves as it is."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.integration.stopped_runs import assert_same_bits, logged, run, stop_after, stopped
+from tests.integration.test_resume import overrides_of
+
+from leyden.artifacts.lock import locked
+from leyden.settings.errors import ConfigError, TrainingError
+from leyden.training.saved_states import STATE
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a checkpoint of each evaluation, in a folder where others are stopped."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(*overrides_of(folder, "whole", "checkpoint=each_evaluation_epoch"))
+    return folder / "whole"
+
+
+def stopped_run(whole: Path, name: str, monkeypatch: pytest.MonkeyPatch, update: int = 8) -> Path:
+    with monkeypatch.context() as patch:
+        stop_after(patch, update)
+        stopped(*overrides_of(whole.parent, name, "checkpoint=each_evaluation_epoch"))
+    return whole.parent / name
+
+
+def test_settings_that_touch_the_numbers_cannot_change(whole: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(f"resume={whole}", "optimizer.learning_rate=0.5", "trainer.batch_size=4", "trainer.epochs=9", "lora=dora")
+    text = "\n".join(caught.value.faults)
+    assert "optimizer.learning_rate=0.5 cannot change on the way: whole was started with " in text
+    assert "trainer.batch_size=4 cannot change" in text
+    assert "lora.use_dora=true cannot change" in text
+    assert "trainer.epochs=9" not in text
+    assert "trainer.epochs, " in text  # in the list of what may
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["experiment_name=x"], "experiment_name does not go with resume=FOLDER"),
+        (["overwrite=true"], "overwrite=true does not go with resume"),
+        (["experiment=simpo"], "experiment=simpo: a recipe sets many keys"),
+    ],
+)
+def test_words_that_do_not_go_with_a_resume(more: list[str], words: str, whole: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run(f"resume={whole}", *more)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Name a folder that train.py has written"):
+        run(f"resume={tmp_path}")
+    with pytest.raises(ConfigError, match="resume=auto looks for the run of an experiment_name"):
+        run("resume=auto")
+
+
+def test_a_finished_run_is_left_as_it_is(whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != ".lock"}
+    run(f"resume={whole}")
+    run("resume=auto", *overrides_of(whole.parent, "whole", "checkpoint=each_evaluation_epoch"))
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != ".lock"} == before
+
+
+def test_auto_starts_a_run_that_is_not_there_and_goes_on_with_one_that_is(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["resume=auto", *overrides_of(whole.parent, "auto", "checkpoint=each_evaluation_epoch")]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, signal.SIGINT)
+        assert stopped(*words).code == 130
+    run(*words)
+    assert_same_bits(whole, whole.parent / "auto")
+    (resume,) = json.loads((whole.parent / "auto" / "manifest.json").read_text(encoding="utf-8"))["resumes"]
+    assert (resume["after_update"], resume["changes"]) == (5, {})
+
+
+def test_what_may_change_is_recorded(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stopped_run(whole, "longer", monkeypatch)
+    run(f"resume={folder}", "trainer.epochs=3", "trainer.evaluation_epochs=1.0")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["updates_done"] == manifest["updates"] == 18
+    assert manifest["resumes"][0]["changes"] == {"trainer.epochs": [2, 3], "trainer.evaluation_epochs": [0.5, 1.0]}
+    steps = sorted({int(step) for step, _, name, _ in logged(folder)[1:] if name == "validation/loss"})
+    assert steps == [0, 3, 6, 12, 18]
+    assert "epochs: 3" in (folder / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = stopped_run(whole, "damaged", monkeypatch)
+    newest = max((folder / "checkpoints").glob("step-*"))
+    content = bytearray((newest / STATE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / STATE).write_bytes(content)
+    capfd.readouterr()
+    run(f"resume={folder}")
+    said = capfd.readouterr().err
+    assert f"{newest} is damaged and is passed over: {STATE} has another sha256 than manifest.json says." in said
+    assert "The run goes on after update 6" in said
+    assert_same_bits(whole, folder)
+
+
+def test_a_pickle_that_runs_code_is_not_read(whole: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = stopped_run(whole, "malicious", monkeypatch)
+    trap = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(trap),)
+
+    newest = max((folder / "checkpoints").glob("step-*"))
+    torch.save({"state_dict": {}, "x": Trap()}, newest / STATE)
+    manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
+    from leyden.training.saved_states import sha256
+
+    manifest["files"][STATE] = {"bytes": (newest / STATE).stat().st_size, "sha256": sha256(newest / STATE)}
+    (newest / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(TrainingError, match="holds more than numbers and texts"):
+        run(f"resume={folder}")
+    assert not trap.exists()
+    pickle.loads(pickle.dumps(Trap()))  # it would have run
+    assert trap.exists()
+
+
+def hold(folder: str, ready: Any) -> None:
+    with locked(Path(folder)):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_folder_in_use_is_refused_and_a_crash_leaves_no_lock(whole: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=hold, args=(str(whole), ready))
+    process.start()
+    assert ready.wait(20)
+    for words in (f"resume={whole}",), (*overrides_of(whole.parent, "whole"), "overwrite=true"):
+        with pytest.raises(ConfigError, match=rf"is in use by process {process.pid} on "):
+            run(*words)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(20)
+    run(f"resume={whole}")
