@@ -169,12 +169,13 @@ def test_every_search_fits_its_problem(name: str) -> None:
 
 
 def test_the_direction_of_a_metric_is_known_without_its_code() -> None:
-    for name in choices_of([CONF], "metric"):
-        config, _ = compose_config("train", [f"metric={name}"], CONF)
-        assert config is not None
-        (metric,) = config.metric.values()
+    names = choices_of([CONF], "metric")
+    config, _ = compose_config("train", [f"metric=[{','.join(names)}]"], CONF)
+    assert config is not None
+    assert list(config.metric) == names
+    for name, metric in config.metric.items():
         expected = metric.get("direction") or direction_of(dotted(metric._target_, "metric"))
-        assert sweeps.metric_direction(config.metric) == expected, name
+        assert sweeps.metric_direction(OmegaConf.create({name: metric})) == expected, name
 
 
 @pytest.mark.parametrize(

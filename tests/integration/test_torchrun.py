@@ -30,20 +30,10 @@ def torchrun(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_b74_two_processes_of_torchrun_equal_one(tmp_path: Path) -> None:
+def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_process(tmp_path: Path) -> None:
+    """Pairs; answers alone are trained on two hosts in test_hosts.py, and in other cuts in test_processes.py."""
     table = write_rows(tmp_path / "rows.csv")
     own = [*TEXTS, *RATES, *PAIRS]
-    cut = ["trainer.batch_size=2", "trainer.grad_accumulation=1"]
-    done = torchrun(tmp_path, *overrides_of(table, tmp_path / "two", *own), *DDP, *cut)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Everything is in") == 1
-    assert "Warning" not in done.stderr
-    assert_same_run(train(table, tmp_path / "one", *own, *WHOLE), tmp_path / "two")
-
-
-def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_process(tmp_path: Path) -> None:
-    table = write_rows(tmp_path / "rows.csv")
-    own = [*TEXTS, *RATES]
     cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
     drawn = overrides_of(table, tmp_path / "drawn", *own, *DDP, *cut, "seed=-1", "log_all_ranks=true")
     done = torchrun(tmp_path, *drawn)

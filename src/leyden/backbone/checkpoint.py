@@ -17,6 +17,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
+from leyden.backbone.gguf_files import read_once
 from leyden.backbone.tiny import tiny_model, tiny_tokenizer
 from leyden.data.cache import cached_folder, content_key, file_key
 from leyden.settings.errors import LeydenError, ModelError
@@ -75,17 +76,20 @@ class Checkpoint:
     def _convert_tokenizer(self, folder: Path) -> None:
         assert self.gguf is not None
         log.info("Converting the tokenizer of %s (once).", self.gguf.name)
-        AutoTokenizer.from_pretrained(str(self.gguf.parent), gguf_file=self.gguf.name).save_pretrained(folder)
+        with read_once():
+            tokenizer = AutoTokenizer.from_pretrained(str(self.gguf.parent), gguf_file=self.gguf.name)
+        tokenizer.save_pretrained(folder)
 
     def _convert_weights(self, folder: Path) -> None:
         assert self.gguf is not None
         log.info("Converting the weights of %s to safetensors (once).", self.gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(self.gguf.parent),
-            gguf_file=self.gguf.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-        )
+        with read_once():
+            model = AutoModelForCausalLM.from_pretrained(
+                str(self.gguf.parent),
+                gguf_file=self.gguf.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+            )
         model.save_pretrained(folder)
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from leyden.settings.choices import composed
 from leyden.settings.overrides import choices_of, is_group, keys_of_choices
 from leyden.settings.wording import ELSEWHERE, nearest
 
@@ -42,6 +43,8 @@ def compose_config(
     with initialize_config_dir(str(main), version_base="1.3"):
         while True:
             try:
+                if folders == [main]:
+                    return composed(name, remaining, main), faults
                 return compose(name, [*remaining, *search]), faults
             except UNFIT as error:
                 faults.append(fault_of(error, folders, remaining))

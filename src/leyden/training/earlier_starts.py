@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -154,6 +155,7 @@ def _tables_key(settings: Settings, problem: Problem, hashes: Mapping[str, str])
     return content_key(sorted(hashes.items()), reads, problem.targets, settings.problem.num_classes, code, versions)
 
 
+@cache  # what a process has loaded stays the same
 def _source_key(file: Path) -> str:
     """Content hash of the code of a package, or of a file: a change of it makes what it has found out a stranger."""
     files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
