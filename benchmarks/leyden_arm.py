@@ -22,12 +22,13 @@ def read_run(folder: Path, started: float) -> Result:
     losses, tokens, speeds = (_column(folder, f"train/{name}") for name in ("loss", "tokens", "tokens_per_second"))
     seconds = manifest["seconds"]
     reference = sum(value for name, value in seconds.items() if "reference" in name)
+    of_training = ((manifest["reference_scores"] or {}).get("seconds") or {}).get("train", 0.0)
     return Result(
         arm="leyden",
         losses=losses,
         update_seconds=[count / speed for count, speed in zip(tokens, speeds, strict=True)],
         loop_seconds=seconds["train alone"] + seconds["wait for batches"],
-        reference_seconds=reference,
+        reference_seconds=of_training,
         start_seconds=datetime.fromisoformat(manifest["first_update"]).timestamp() - started - reference,
         peak_gib=manifest["peak_memory_gib"],
         threads=manifest["threads"],

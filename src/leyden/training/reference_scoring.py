@@ -71,18 +71,21 @@ class ReferenceScoring(Callback):
         assert isinstance(module, FineTuner)
         clock = time.perf_counter()
         scores, computed, distinct = module.scores, 0, 0
+        took: dict[str, float] = {}
         numbers = _numbers_key(trainer, module, self.data.collator.layout) if self.plan.parts else ""
         for name in self.plan.parts:
             keys = sample_keys(getattr(self.data, name).trees)
             scored, fresh = self._part(trainer, module, name, keys, numbers)
             scores.parts[name] = PartScores(scored, keys)
             computed, distinct = computed + fresh, distinct + len(keys.distinct)
+            took[name] = time.perf_counter() - clock - sum(took.values())
         scores.seconds = time.perf_counter() - clock
         if set(self.plan.parts) == {"train", "validation"}:
             module.reference.release()
         scores.report = {
             "in_training": "looked up" if "train" in self.plan.parts else "live", "reason": self.plan.reason,
             "computed": computed, "read": distinct - computed, "key": numbers,
+            "seconds": {name: round(value, 3) for name, value in took.items()},
         }  # fmt: skip
         self._say(computed, distinct, scores.seconds)
 
