@@ -340,6 +340,8 @@ def test_the_jobs_of_a_sweep_share_their_reference(run_here: RunCli, tmp_path: P
     assert done.returncode == 0, done.stderr
     manifests = [json.loads((tmp_path / "sweep" / job / "manifest.json").read_text()) for job in ("0", "1")]
     found = [manifest["reference_scores"] for manifest in manifests]
+    seconds = [one.pop("seconds") for one in found]
+    assert [set(one) for one in seconds] == [{"train", "validation"}] * 2
     assert found[0] == {**found[1], "computed": found[1]["read"], "read": 0}
     assert found[1]["computed"] == 0
     assert sum(passes) == found[1]["read"] > 0
