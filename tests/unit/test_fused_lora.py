@@ -1,4 +1,4 @@
-"""The fused LoRA layer against peft's own, in value and gradient, and where it has to step aside."""
+"""The fused LoRA layers against peft's own, in value and gradient, and where they have to step aside."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from leyden.backbone import fused_lora
-from leyden.backbone.fused_lora import FusedLinear, fuse
+from leyden.backbone.adapted import adapted_outputs
+from leyden.backbone.fused_lora import FusedLinear, fuse, group
 from leyden.backbone.tiny import tiny_model
 
-TARGETS = ["q_proj", "down_proj", "up_proj"]
+TARGETS = ["q_proj", "v_proj", "down_proj", "up_proj"]
 
 
-def adapted(*, fused: bool, dropout: float = 0.0, **options: object) -> PeftModel:
+def adapted(*, fused: bool, grouped: bool = False, dropout: float = 0.0, **options: object) -> PeftModel:
     torch.manual_seed(0)
     model = tiny_model("llama")
     config = LoraConfig(r=4, lora_alpha=7, lora_dropout=dropout, target_modules=TARGETS, **options)  # type: ignore[arg-type]
     if fused:
         fuse(config, model)
     adapted = get_peft_model(model, config)
+    if grouped:
+        group(adapted)
     torch.manual_seed(1)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
@@ -46,10 +49,15 @@ def outcome(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How often a layer ran fused."""
+    """How many layers ran fused, for each time that some did."""
     seen: list[int] = []
-    run: Callable[..., Tensor] = fused_lora._Adapted.apply
-    monkeypatch.setattr(fused_lora._Adapted, "apply", lambda *given: seen.append(1) or run(*given))
+    run: Callable[..., tuple[Tensor, ...]] = adapted_outputs
+
+    def counted(x: Tensor, layers: list[object], dropped: list[Tensor]) -> tuple[Tensor, ...]:
+        seen.append(len(layers))
+        return run(x, layers, dropped)
+
+    monkeypatch.setattr(fused_lora, "adapted_outputs", counted)
     return seen
 
 
@@ -61,12 +69,43 @@ def assert_same(one: nn.Module, two: nn.Module) -> None:
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_it_equals_pefts_layer(dropout: float, calls: list[int]) -> None:
-    ours, theirs = adapted(fused=True, dropout=dropout).train(), adapted(fused=False, dropout=dropout).train()
+def test_it_equals_pefts_layer(dropout: float, grouped: bool, calls: list[int]) -> None:
+    ours = adapted(fused=True, grouped=grouped, dropout=dropout).train()
+    theirs = adapted(fused=False, dropout=dropout).train()
     assert {type(layer) for layer in layers(ours)} == {FusedLinear}
     assert_same(ours, theirs)
-    assert len(calls) == len(layers(ours)) == 6
+    assert calls == ([2, 1, 1] if grouped else [1, 1, 1, 1]) * 2
+
+
+def test_a_layer_that_is_called_on_another_input_is_computed_for_that(calls: list[int]) -> None:
+    """As in attention to another sequence, or when a pass broke off between two calls."""
+    model = adapted(fused=True, grouped=True).eval()
+    one, other = torch.randn(2, 3, 64)
+    first, second = layers(model)[:2]
+    assert first.group is second.group
+    with torch.no_grad():
+        alone = {layer: {x: Linear.forward(layer, x) for x in (one, other)} for layer in (first, second)}
+        for layer, x in ((first, one), (second, other), (first, other), (first, one), (second, one), (second, one)):
+            torch.testing.assert_close(layer(x), alone[layer][x], rtol=1e-5, atol=1e-5)
+    assert calls == [2, 1, 2, 2, 1]
+
+
+def test_checkpointed_layers_are_computed_a_second_time_alike(calls: list[int]) -> None:
+    ours, theirs = adapted(fused=True, grouped=True).train(), adapted(fused=False).train()
+    base = ours.get_base_model()
+    base.activation_checkpointing_enable({"use_reentrant": False})
+    base.enable_input_require_grads()
+    assert_same(ours, theirs)
+    assert calls == [2, 1, 1] * 4, "each layer twice"
+
+
+def test_an_encoder_decoder_has_no_layers_that_surely_read_one_input() -> None:
+    model = adapted(fused=True)
+    model.get_base_model().config.is_encoder_decoder = True
+    group(model)
+    assert all(layer.group is None for layer in layers(model))
 
 
 VARIANTS = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
@@ -93,7 +132,7 @@ def test_switched_off_and_merged_it_is_the_base_and_the_sum(calls: list[int]) ->
     assert off.shape == alone.shape
     assert not torch.allclose(off, on)
     torch.testing.assert_close(merged, on, rtol=1e-4, atol=1e-4)
-    assert len(calls) == 6, "the pass with the adapter on, and no other"
+    assert sum(calls) == len(layers(theirs)), "the pass with the adapter on, and no other"
 
 
 def test_autocast_and_a_trained_base_run_as_peft_does_it(calls: list[int]) -> None:

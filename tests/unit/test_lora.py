@@ -116,7 +116,7 @@ def test_unfrozen_layers_are_trained_saved_and_loaded(architecture: str, entries
         torch.testing.assert_close(logits(model), expected, rtol=0, atol=0)
     model.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(tiny_model(architecture), tmp_path / "adapter")
-    torch.testing.assert_close(logits(loaded), after, rtol=0, atol=0)
+    torch.testing.assert_close(logits(loaded), after, rtol=1e-5, atol=1e-5)  # products in another order
 
 
 @pytest.mark.parametrize("architecture", ["gemma", "gpt2"])

@@ -1,14 +1,18 @@
-"""LoRA on a frozen linear layer as one step of autograd: the low-rank part is added inside the matrix products."""
+"""LoRA on a frozen linear layer with the low-rank part inside the matrix products, alone or beside its neighbours."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+
+from leyden.backbone.adapted import Adapted, adapted_outputs
+
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # in the order of their calls
 
 
 class FusedLinear(Linear):
@@ -18,21 +22,35 @@ class FusedLinear(Linear):
     the outputs, neither forward nor backward. Whatever is not that plain case runs as `peft` does it: variants such as
     DoRA, several adapters, merged or switched off ones, autocast, compiled layers, weights shared among ranks, a
     trained base.
+
+    Attributes:
+        group: the layers that read the same input and are computed together; None: this one is computed alone.
     """
+
+    group: SameInput | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output: [..., out] from [..., in]."""
+        if args or kwargs or (plain := self.plain(x)) is None:
+            return super().forward(x, *args, **kwargs)
+        if self.group is not None:
+            return self.group.output(self, x)
+        return _outputs(x, {self: plain})[self]
+
+    def plain(self, x: Tensor) -> Adapted | None:
+        """The weights that make the output of such an input; None where it is not the plain case."""
         base, name = self.get_base_layer(), self._only_adapter()
-        if args or kwargs or name is None or not _is_plain(base, x):
-            return super().forward(x, *args, **kwargs)
-        down, up, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
+        if name is None or not _is_plain(base, x):
+            return None
+        down, up = self.lora_A[name], self.lora_B[name]
         if not (_is_plain(down, x, trained=True) and _is_plain(up, x, trained=True)) or up.bias is not None:
-            return super().forward(x, *args, **kwargs)
-        dropped = dropout(x)
-        rows = None if dropped is x else dropped.reshape(-1, x.shape[-1])
-        weights = (base.weight, base.bias, down.weight, up.weight)
-        output = _Adapted.apply(x.reshape(-1, x.shape[-1]), rows, *weights, self.scaling[name])
-        return cast(Tensor, output.view(*x.shape[:-1], -1))
+            return None
+        return Adapted(base.weight, base.bias, down.weight, up.weight, self.scaling[name])
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """What the adapter reads: the input itself where nothing is dropped."""
+        (name,) = self.active_adapters
+        return cast(Tensor, self.lora_dropout[name](x))
 
     def _only_adapter(self) -> str | None:
         """The adapter that is on, if it is one and plain LoRA."""
@@ -42,11 +60,50 @@ class FusedLinear(Linear):
         return name if name in self.lora_A and name not in self.lora_variant else None
 
 
+class SameInput:
+    """Layers that a model calls one after the other on one input: the first call computes them all.
+
+    One that is called on another input than the first is computed for that.
+
+    Args:
+        layers: in the order of their calls.
+    """
+
+    def __init__(self, layers: Sequence[FusedLinear]) -> None:
+        self._layers = tuple(layers)
+        self._input: Tensor | None = None
+        self._waiting: dict[FusedLinear, Tensor] = {}
+
+    def output(self, layer: FusedLinear, x: Tensor) -> Tensor:
+        """What one of the layers, in its plain case, makes of an input: [..., out] from [..., in]."""
+        if x is not self._input or layer not in self._waiting:
+            asked = self._layers if layer is self._layers[0] else (layer,)
+            plain = {one: weights for one in asked if (weights := one.plain(x)) is not None}
+            self._input, self._waiting = x, _outputs(x, plain)
+        output = self._waiting.pop(layer)
+        if not self._waiting:
+            self._input = None
+        return output
+
+
 def fuse(config: LoraConfig, model: nn.Module) -> None:
     """Have `peft` put `FusedLinear` on the linear layers of a model, unless some of them are quantised."""
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
     if kinds == {nn.Linear}:
         config._register_custom_module({nn.Linear: FusedLinear})
+
+
+def group(adapted: PeftModel) -> None:
+    """Compute the layers together that read the same input, by their names; an encoder's output has readers apart."""
+    if adapted.config.is_encoder_decoder:
+        return
+    for module in adapted.modules():
+        for names in SAME_INPUT:
+            layers = [layer for name in names if isinstance(layer := getattr(module, name, None), FusedLinear)]
+            if len(layers) > 1:
+                together = SameInput(layers)
+                for layer in layers:
+                    layer.group = together
 
 
 def _is_plain(layer: nn.Module, x: Tensor, *, trained: bool = False) -> bool:
@@ -64,34 +121,10 @@ def _is_plain(layer: nn.Module, x: Tensor, *, trained: bool = False) -> bool:
     )
 
 
-class _Adapted(torch.autograd.Function):
-    @staticmethod
-    def forward(  # noqa: PLR0913, PLR0917
-        ctx: Any,
-        x: Tensor,
-        dropped: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        down: Tensor,
-        up: Tensor,
-        scaling: float,
-    ) -> Tensor:
-        inner = (x if dropped is None else dropped) @ down.T
-        ctx.save_for_backward(x if dropped is None else dropped, weight, down, up, inner)
-        ctx.scaling, ctx.drops = scaling, dropped is not None
-        return F.linear(x, weight, bias).addmm_(inner, up.T, alpha=scaling)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = upstream
-        read, weight, down, up, inner = ctx.saved_tensors
-        inward = (slope @ up).mul_(ctx.scaling)
-        by_x = slope @ weight if ctx.needs_input_grad[0] else None
-        by_dropped = None
-        if ctx.drops:
-            by_dropped = inward @ down
-        elif by_x is not None:
-            by_x.addmm_(inward, down)
-        by_down = inward.T @ read if ctx.needs_input_grad[4] else None
-        by_up = (slope.T @ inner).mul_(ctx.scaling) if ctx.needs_input_grad[5] else None
-        return by_x, by_dropped, None, None, by_down, by_up, None
+def _outputs(x: Tensor, layers: dict[FusedLinear, Adapted]) -> dict[FusedLinear, Tensor]:
+    """What each of some layers makes of an input: [..., out] from [..., in]."""
+    rows = x.reshape(-1, x.shape[-1])
+    read = [layer.dropped(x) for layer in layers]
+    dropped = [] if all(one is x for one in read) else [one.reshape(rows.shape) for one in read]
+    outputs = adapted_outputs(rows, list(layers.values()), dropped)
+    return {layer: output.view(*x.shape[:-1], -1) for layer, output in zip(layers, outputs, strict=True)}

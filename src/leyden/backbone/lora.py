@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from leyden.backbone.adapters import base_sums, named_config
+from leyden.backbone.exchange import exchange_parts
 from leyden.backbone.freezing import chosen
-from leyden.backbone.fused_lora import fuse
+from leyden.backbone.fused_lora import fuse, group
 from leyden.backbone.names import HEAD_MODULES, canonical_names
 from leyden.backbone.quantization import is_quantised, without_bitsandbytes
 from leyden.settings.errors import ModelError
@@ -66,8 +67,10 @@ def _with_lora(model: PreTrainedModel, settings: Lora, task: str) -> PeftModel:
         fan_in_fan_out=_is_transposed(model),
         task_type=task,
     )
+    exchange_parts(model)
     fuse(config, model)
     adapted = _adapted(model, config)
+    group(adapted)
     for names in by_hand:
         first, *others = (_copy(adapted, name) for name in names)
         for other in others:
