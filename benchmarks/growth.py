@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.growth_data import measure
 from benchmarks.growth_report import END, START, panels, tables
-from benchmarks.growth_updates import measure_apart, points_of_updates, points_of_vocabulary
+from benchmarks.growth_updates import Point, measure_apart, points_of_updates, points_of_vocabulary
 from benchmarks.machine import describe
 from benchmarks.options import ROOT, OptionError
 from benchmarks.plot import draw
@@ -104,8 +104,11 @@ def measured(part: str, options: GrowthOptions) -> Iterator[dict[str, Any]]:
         if part == "updates"
         else points_of_vocabulary(options.sizes, options.vocabularies)
     )
+    known: dict[Point, dict[str, Any]] = {}  # a point may stand in both series
     for grows, point in points:
-        yield {"grows": grows, **measure_apart(point, options.updates, options.threads)}
+        if point not in known:
+            known[point] = measure_apart(point, options.updates, options.threads)
+        yield {"grows": grows, **known[point]}
 
 
 def main(words: Sequence[str]) -> int:

@@ -103,11 +103,11 @@ def plain_pair_losses(name: str, policy: Scores, reference: Scores, beta: float 
     return -F.logsigmoid(beta * (w / n_w - r / n_r) - 1.0)
 
 
-def plain_loss(settings: Settings, model: PeftModel, trees: list[Tree]) -> Tensor:
+def plain_loss(settings: Settings, model: PeftModel, trees: list[Tree], reference: Scores | None) -> Tensor:
     """The mean loss of the samples of an update."""
     name = settings.problem.loss.target.rpartition(".")[2]
-    if settings.problem.scores == "pair":
-        return plain_pair_losses(name, sides(model, trees), reference_sides(model, trees)).mean()
+    if reference is not None:
+        return plain_pair_losses(name, sides(model, trees), reference).mean()
     if settings.problem.scores == "classes":
         inputs = [torch.from_numpy(tree.tokens).long()[None] for tree in trees]
         outputs = torch.cat([model(input_ids=ids, use_cache=False).logits for ids in inputs])
@@ -126,10 +126,14 @@ def plain_training(
     optimizer = make(list(weights.values()))
     trace = Trace([], [], {}, {})
     samples = material.train.trees
+    trees = [samples[number].tree for number in range(len(samples))]
+    reference = reference_sides(model, trees) if settings.problem.scores == "pair" else None
     for epoch in range(settings.trainer.epochs):
-        order = epoch_order(len(samples), settings.seed, epoch, samples.groups())
+        order = epoch_order(len(trees), settings.seed, epoch, samples.groups())
         for start in range(0, len(order), per_update):
-            loss = plain_loss(settings, model, [samples[one].tree for one in order[start : start + per_update]])
+            own = order[start : start + per_update]
+            fixed = None if reference is None else (reference[0][own], reference[1][own], *reference[2:])
+            loss = plain_loss(settings, model, [trees[sample] for sample in own], fixed)
             optimizer.zero_grad()
             loss.backward()
             gradients = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
