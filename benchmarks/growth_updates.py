@@ -122,7 +122,7 @@ def _write_table(path: Path, rows: int, length: int) -> None:
     """Rows of more tokens than are wanted, which the limit cuts; none begins like another."""
     draw = random.Random(f"{path.name} {length}")
     answers = [" ".join(draw.choices(WORDS, k=length)) for _ in range(rows)]
-    lines = [json.dumps({"prompt": f"{row} {answer[:40]}", "answer": answer}) for row, answer in enumerate(answers)]
+    lines = [json.dumps({"prompt": f"{row} {answer[:12]}", "answer": answer}) for row, answer in enumerate(answers)]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
