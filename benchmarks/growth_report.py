@@ -18,7 +18,7 @@ def exponent(points: Sequence[tuple[float, float]]) -> float:
     logs = [(math.log(x), math.log(y)) for x, y in points]
     middle = tuple(sum(one) / len(logs) for one in zip(*logs, strict=True))
     spread = sum((x - middle[0]) ** 2 for x, _ in logs)
-    return sum((x - middle[0]) * (y - middle[1]) for x, y in logs) / spread
+    return float(sum((x - middle[0]) * (y - middle[1]) for x, y in logs) / spread)
 
 
 def tables(found: Mapping[str, Any]) -> str:
