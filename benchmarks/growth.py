@@ -97,7 +97,7 @@ def measured(part: str, options: GrowthOptions) -> Iterator[dict[str, Any]]:
     if part == "rows":
         with tempfile.TemporaryDirectory() as folder:
             for rows in options.rows:
-                yield from measure(Path(folder), rows)
+                yield from measure(Path(folder), rows, threads=options.threads)
         return
     points = (
         points_of_updates(options.sizes, options.sizes[0], options.backbone)

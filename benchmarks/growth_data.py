@@ -141,7 +141,7 @@ def first_update(settings: Any, material: Any) -> None:
 
 def measure(  # noqa: PLR0913
     folder: Path, rows: int, kind: str = "csv", *, chained: bool = True, batches: int = 1, until: str = "update",
-    starts: int = 2,
+    starts: int = 2, threads: int | None = None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """All starts of one table, each in a process of its own.
 
@@ -153,6 +153,7 @@ def measure(  # noqa: PLR0913
         batches: to make before the first update.
         until: `update`, or `tables` where no tree is wanted.
         starts: how many; the first one finds nothing in the cache.
+        threads: of the arithmetic; None: as this process has it.
 
     Yields:
         What a start took: `start` counts from 1; `cpu`, in seconds, leaves out the import of the libraries, `seconds`
@@ -161,6 +162,7 @@ def measure(  # noqa: PLR0913
     path = folder / f"{rows}{'-chained' if chained else ''}.{kind}"
     if not path.exists():
         make_table(path, rows, chained=chained)
+    own_threads = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         for number in range(starts):
             own = ["--one", str(path), "--chained", "yes" if chained else "no", "--batches", str(batches),
@@ -168,7 +170,7 @@ def measure(  # noqa: PLR0913
             clock = time.perf_counter()
             run = subprocess.run(
                 [sys.executable, "-m", "benchmarks.growth_data", *own], cwd=ROOT, check=True, text=True,
-                env={**os.environ, "LEYDEN_CACHE": cache}, stdout=subprocess.PIPE,
+                env={**os.environ, **own_threads, "LEYDEN_CACHE": cache}, stdout=subprocess.PIPE,
             )  # fmt: skip
             found = {
                 "rows": rows, "kind": kind, "chained": chained, "start": number + 1,

@@ -10,7 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 420, 300  # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 46, 44  # of its margins
 COLUMNS = 2
-MANY = 300  # times the least number: from there on, powers of ten are enough
+ENOUGH = 3  # numbers beside an axis
 COLOURS = ("#1f6feb", "#d1495b", "#2b9348", "#8e6c00")
 STYLE = (
     "text{font:11px sans-serif;fill:#222}.title{font-size:13px;font-weight:bold}.grid{stroke:#ddd}"
@@ -59,11 +59,15 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """Powers of ten, with their doubles and halves where they are few: what is written beside the axis."""
+        """What is written beside the axis: powers of ten, and numbers between them where that would be too few."""
         powers = range(math.floor(math.log10(self.least)), math.ceil(math.log10(self.most)) + 1)
-        factors = (1,) if self.most / self.least > MANY else (1, 2, 5)
-        every = [factor * 10.0**power for power in powers for factor in factors]
-        return [number for number in every if self.least <= number <= self.most]
+        found: list[float] = []
+        for factors in ((1,), (1, 2, 5), range(1, 10)):
+            every = [factor * 10.0**power for power in powers for factor in factors]
+            found = [number for number in every if self.least <= number <= self.most]
+            if len(found) >= ENOUGH:
+                break
+        return found
 
 
 def draw(panels: Sequence[Panel]) -> str:
@@ -98,8 +102,9 @@ def _panel(panel: Panel) -> Iterator[str]:
     yield f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{escape(panel.across)}</text>'
     turned = f'transform="rotate(-90 14 {middle})"'
     yield f'<text x="14" y="{middle}" text-anchor="middle" {turned}>{escape(panel.up)}</text>'
+    room = (WIDTH - LEFT) / max(COLUMNS, len(panel.series))  # of a name above the diagram
     for number, series in enumerate(panel.series):
-        yield from _series(series, COLOURS[number % len(COLOURS)], across, up, LEFT + 168 * number)
+        yield from _series(series, COLOURS[number % len(COLOURS)], across, up, round(LEFT + room * number))
 
 
 def _series(series: Series, colour: str, across: Axis, up: Axis, legend: float) -> Iterator[str]:

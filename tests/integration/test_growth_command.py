@@ -31,7 +31,9 @@ def shapes(svg: str, name: str) -> list[dict[str, str]]:
 def test_what_grows_linearly_rises_as_a_straight_line() -> None:
     axis = Axis(1.0, 100.0, 0.0, 200.0)
     assert [axis.pixel(number) for number in (1, 10, 100)] == [0, 100, 200]
-    assert axis.ticks() == [1, 2, 5, 10, 20, 50, 100]
+    assert axis.ticks() == [1, 10, 100]
+    assert Axis(8, 60, 0, 1).ticks() == [10, 20, 50]
+    assert Axis(1900, 4600, 0, 1).ticks() == [2000, 3000, 4000]
     panel = Panel("a < b", "x", "y", [Series("line", [(1, 2), (10, 20), (100, 200)]), Series("other", [(1, 9)], True)])
     svg = draw([panel, panel, panel])
     (root,) = shapes(svg, "svg")
@@ -76,11 +78,11 @@ def test_a_second_start_finds_what_the_first_has_left(tmp_path: Path, monkeypatc
     for step in STEPS:
         monkeypatch.setattr(room, step, getattr(room, step))  # taken back at the end
     table = tmp_path / "rows.csv"
-    make_table(table, 900, chained=True)
+    make_table(table, 500, chained=True)
     first = start(table, chained=True, batches=1, until="update")
     second = start(table, chained=True, batches=1, until="update")
     assert first["counts"] == second["counts"]
-    assert first["counts"]["samples"] > 500
+    assert first["counts"]["samples"] > 300
     assert first["steps"].keys() == {*STEPS, "prepare", "batches", "fit to first update"}
     assert second["steps"]["prepare"]["cpu"] < first["steps"]["prepare"]["cpu"] / 2
     assert first["peak_mb"] >= first["anonymous_mb"] > 0
