@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 420, 300  # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 46, 44  # of its margins
 COLUMNS = 2
+APART = 24  # pixels between two numbers below an axis
 ENOUGH = 3  # numbers beside an axis
 COLOURS = ("#1f6feb", "#d1495b", "#2b9348", "#8e6c00")
 STYLE = (
@@ -87,8 +88,12 @@ def _panel(panel: Panel) -> Iterator[str]:
     across = _axis([x for x, _ in points], LEFT, WIDTH - RIGHT)
     up = _axis([y for _, y in points], HEIGHT - BOTTOM, TOP)
     yield f'<text class="title" x="{LEFT}" y="16">{escape(panel.title)}</text>'
+    written = -math.inf
     for tick in sorted({x for x, _ in points}):
         x = across.pixel(tick)
+        if x - written < APART:
+            continue
+        written = x
         yield f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         yield f'<text x="{x}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{_written(tick)}</text>'
     for tick in up.ticks():
