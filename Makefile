@@ -19,7 +19,7 @@ LINT := $(VENV)/.installed-lint
 BENCHMARK := $(VENV)/.installed-benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test quick check format docs benchmark clean
+.PHONY: help install train test quick check format docs benchmark growth clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ docs: $(CORE)  ## Write docs/settings.md
 
 benchmark: $(BENCHMARK)  ## Measure time and memory against TRL and transformers.Trainer; options in ARGS="case=sft rounds=1"
 	$(RUN) -m benchmarks $(ARGS)
+
+growth: $(CORE)  ## Measure how time and memory grow with tokens, vocabulary and rows; ARGS="part=rows rows=1000,10000"
+	$(RUN) -m benchmarks.growth $(ARGS)
 
 clean:  ## Remove caches and build leftovers; keeps .venv and outputs
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

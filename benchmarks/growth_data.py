@@ -1,6 +1,6 @@
 """How memory and time of everything before the first update grow with the rows of a table.
 
-    python benchmarks/growth_data.py --rows 1000 10000 100000 1000000 --kind csv parquet --chained no yes
+    python -m benchmarks.growth_data --rows 1000 10000 100000 1000000 --kind csv parquet --chained no yes
 
 Each table is the embedded helpdesk, repeated. Each start is a process of its own, the first one with an empty cache,
 the second one with what the first left there. One json line per start: CPU seconds and peak resident memory, in all
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,30 +53,21 @@ def make_table(path: Path, rows: int, *, chained: bool) -> None:
     writer.close()
 
 
-def status(name: str) -> int:
-    """A line of /proc/self/status, in MB."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return round(int(lines[name].split()[0]) / 1024)
-
-
 def probed(name: str, step: Callable[..., Any], found: dict[str, dict[str, float]]) -> Callable[..., Any]:
     """A step that writes down what it took."""
+    from benchmarks.update_clock import forget_peak, memory_mb
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew from here
+        forget_peak()
         begun = time.process_time()
         try:
             return step(*args, **kwargs)
         finally:
             entry = found.setdefault(name, {"cpu": 0.0, "peak_mb": 0})
             entry["cpu"] = round(entry["cpu"] + time.process_time() - begun, 2)
-            entry["peak_mb"] = max(entry["peak_mb"], status("VmHWM"))
+            entry["peak_mb"] = max(entry["peak_mb"], memory_mb("VmHWM"))
 
     return run
-
-
-class FirstUpdate(Exception):
-    """The first update is done."""
 
 
 def settings_of(path: Path, *, chained: bool) -> Any:
@@ -102,13 +94,14 @@ def settings_of(path: Path, *, chained: bool) -> Any:
 def start(path: Path, *, chained: bool, batches: int, until: str) -> dict[str, Any]:
     """Prepare, make some batches, train one update; what it took."""
     sys.path.insert(0, str(ROOT / "src"))
+    from benchmarks.update_clock import memory_mb
     from leyden.training import prepare as room
 
     settings = settings_of(path, chained=chained)
     steps: dict[str, dict[str, float]] = {}
     for name in STEPS:
         setattr(room, name, probed(name, getattr(room, name), steps))
-    begun, base = time.process_time(), status("VmHWM")
+    begun, base = time.process_time(), memory_mb("VmHWM")
     counts: dict[str, int] = {}
     if until == "tables":
         from leyden.training.earlier_starts import read_tables
@@ -122,7 +115,7 @@ def start(path: Path, *, chained: bool, batches: int, until: str) -> dict[str, A
         probed("fit to first update", first_update, steps)(settings, material)
     return {
         "base_mb": base, "peak_mb": max(int(step["peak_mb"]) for step in steps.values()),
-        "anonymous_mb": status("RssAnon"), "cpu": round(time.process_time() - begun, 1), "steps": steps,
+        "anonymous_mb": memory_mb("RssAnon"), "cpu": round(time.process_time() - begun, 1), "steps": steps,
         "counts": {name: counts[name] for name in ("samples", "tokens", "tokens to predict") if counts},
     }  # fmt: skip
 
@@ -139,45 +132,52 @@ def some_batches(settings: Any, material: Any, batches: int) -> None:
 
 def first_update(settings: Any, material: Any) -> None:
     """Load the model and train until the first numbers are logged."""
-    from lightning.pytorch.loggers import Logger
-
+    from benchmarks.update_clock import Enough, UpdateClock
     from leyden.training.run import fit
 
-    class Stop(Logger):
-        """Ends the run at the first update."""
-
-        name, version, experiment = "stop", 0, None
-
-        def log_hyperparams(self, *_: Any, **__: Any) -> None:
-            """Nothing."""
-
-        def log_metrics(self, *_: Any, **__: Any) -> None:
-            """The first update is done."""
-            raise FirstUpdate
-
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(FirstUpdate):
-        fit(settings, material, [Stop()], Path(folder))
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
+        fit(settings, material, [UpdateClock(1)], Path(folder))
 
 
-def measure(folder: Path, rows: int, kind: str, chained: str, asked: argparse.Namespace) -> None:
-    """All starts of one table."""
-    path = folder / f"{rows}{'-chained' if chained == 'yes' else ''}.{kind}"
+def measure(  # noqa: PLR0913
+    folder: Path, rows: int, kind: str = "csv", *, chained: bool = True, batches: int = 1, until: str = "update",
+    starts: int = 2, threads: int | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """All starts of one table, each in a process of its own.
+
+    Args:
+        folder: where the table is kept.
+        rows: of the table.
+        kind: `csv` or `parquet`.
+        chained: whether rows have parents.
+        batches: to make before the first update.
+        until: `update`, or `tables` where no tree is wanted.
+        starts: how many; the first one finds nothing in the cache.
+        threads: of the arithmetic; None: as this process has it.
+
+    Yields:
+        What a start took: `start` counts from 1; `cpu`, in seconds, leaves out the import of the libraries, `seconds`
+        by the clock and `peak_mb` are those of the whole process.
+    """
+    path = folder / f"{rows}{'-chained' if chained else ''}.{kind}"
     if not path.exists():
-        make_table(path, rows, chained=chained == "yes")
+        make_table(path, rows, chained=chained)
+    own_threads = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        for number in range(asked.starts):
-            own = ["--one", str(path), "--chained", chained, "--batches", str(asked.batches), "--until", asked.until]
+        for number in range(starts):
+            own = ["--one", str(path), "--chained", "yes" if chained else "no", "--batches", str(batches),
+                   "--until", until]  # fmt: skip
             clock = time.perf_counter()
             run = subprocess.run(
-                [sys.executable, __file__, *own], env={**os.environ, "LEYDEN_CACHE": cache}, check=True, text=True,
-                stdout=subprocess.PIPE,
+                [sys.executable, "-m", "benchmarks.growth_data", *own], cwd=ROOT, check=True, text=True,
+                env={**os.environ, **own_threads, "LEYDEN_CACHE": cache}, stdout=subprocess.PIPE,
             )  # fmt: skip
             found = {
                 "rows": rows, "kind": kind, "chained": chained, "start": number + 1,
                 "file_mb": round(path.stat().st_size / 2**20), "seconds": round(time.perf_counter() - clock, 1),
                 "cache_mb": round(sum(file.stat().st_size for file in Path(cache).rglob("*.*")) / 2**20),
             }  # fmt: skip
-            print(json.dumps({**found, **json.loads(run.stdout.splitlines()[-1])}), flush=True)
+            yield {**found, **json.loads(run.stdout.splitlines()[-1])}
 
 
 def main() -> None:
@@ -196,12 +196,12 @@ def main() -> None:
         found = start(asked.one, chained=asked.chained == ["yes"], batches=asked.batches, until=asked.until)
         print(json.dumps(found))
         return
-    folder = asked.folder or Path(tempfile.mkdtemp(prefix="growth-"))
+    folder = asked.folder.absolute() if asked.folder else Path(tempfile.mkdtemp(prefix="growth-"))
     try:
-        for rows in asked.rows:
-            for kind in asked.kind:
-                for chained in asked.chained:
-                    measure(folder, rows, kind, chained, asked)
+        for rows, kind, chained in itertools.product(asked.rows, asked.kind, asked.chained):
+            options = {"batches": asked.batches, "until": asked.until, "starts": asked.starts}
+            for found in measure(folder, rows, kind, chained=chained == "yes", **options):
+                print(json.dumps(found), flush=True)
     finally:
         if not asked.folder:
             shutil.rmtree(folder)

@@ -149,14 +149,14 @@ def _ratio_line(run: CaseRun) -> str:
     return f"| {run.case.name} | {' | '.join(cells)} | {run.gap:.1e} |"
 
 
-def put_into(page: Path, tables: str) -> None:
+def put_into(page: Path, tables: str, marks: tuple[str, str] = (START, END)) -> None:
     """Replace what stands between the marks of a page.
 
     Raises:
         ValueError: the page has no such marks.
     """
-    text = page.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise ValueError(f"{page}: there is no {START} … {END} to put the tables into.")
-    before, after = text.split(START)[0], text.split(END)[1]
-    page.write_text(f"{before}{START}\n{tables}{END}{after}", encoding="utf-8")
+    text, (start, end) = page.read_text(encoding="utf-8"), marks
+    if start not in text or end not in text:
+        raise ValueError(f"{page}: there is no {start} … {end} to put the tables into.")
+    before, after = text.split(start)[0], text.split(end)[1]
+    page.write_text(f"{before}{start}\n{tables}{end}{after}", encoding="utf-8")

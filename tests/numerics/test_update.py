@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
+from tests.numerics.plain_training import plain_training
 from torch import Tensor
 
 from leyden.artifacts.metrics_file import MetricsFile
@@ -23,7 +23,6 @@ from leyden.backbone.lora import add_adapter
 from leyden.backbone.scoring import base_model
 from leyden.data.batches import Batch
 from leyden.data.sampler import Rank, TrainingSampler
-from leyden.data.trees import Tree
 from leyden.problem.dpo import DPO
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError, TrainingError
@@ -33,7 +32,7 @@ from leyden.training import run as wiring
 from leyden.training.callbacks import History
 from leyden.training.module import FineTuner
 from leyden.training.outcome import Run
-from leyden.training.prepare import Material, prepare
+from leyden.training.prepare import prepare
 from leyden.training.run import fit
 
 ROWS = 13  # ten of them train: windows of four, four and two
@@ -42,8 +41,6 @@ TEXTS = ["why", "a longer question", "so?", "is the answer longer than the quest
 PAIR_LOSSES = ["dpo", "hinge", "ipo", "kto_pair", "cpo", "simpo"]
 CUTS = [(4, 1), (2, 2), (1, 4), (3, 2)]
 ENGINES = {"packed": "segments", "padded": "sdpa"}
-
-Scores = tuple[Tensor, Tensor, Tensor, Tensor]  # summed log-probability of both answers, and their lengths
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +100,6 @@ def order_of(seed: int, epoch: int, samples: int) -> list[int]:
     return next(iter(sampler))
 
 
-# The plain loop: one forward pass per sequence, losses as in the papers, one division per update.
-
-
 def fresh_model(settings: Settings) -> PeftModel:
     L.seed_everything(settings.seed, verbose=False)
     checkpoint = find_checkpoint(settings.backbone)
@@ -114,87 +108,15 @@ def fresh_model(settings: Settings) -> PeftModel:
     return model
 
 
-def path_logps(model: torch.nn.Module, tree: Tree) -> list[Tensor]:
-    """For each sequence of a sample, the log-probabilities of its targets, by one plain forward pass each."""
-    found = []
-    for sequence, path in enumerate(tree.paths()):
-        ids = torch.from_numpy(tree.tokens[path]).long()[None]
-        targets = set(tree.targets[tree.sequences == sequence].tolist())
-        logps = model(input_ids=ids, use_cache=False).logits[0, :-1].log_softmax(-1)
-        columns = [column for column in range(1, len(path)) if int(path[column]) in targets]
-        found.append(torch.stack([logps[column - 1, ids[0, column]] for column in columns]))
-    return found
-
-
-def sides(model: torch.nn.Module, trees: list[Tree]) -> Scores:
-    both = [path_logps(model, tree) for tree in trees]
-    chosen, rejected = ([sample[side] for sample in both] for side in (0, 1))
-    sums = (torch.stack([x.sum() for x in chosen]), torch.stack([x.sum() for x in rejected]))
-    return *sums, torch.tensor([len(x) for x in chosen]), torch.tensor([len(x) for x in rejected])
-
-
-def reference_sides(model: PeftModel, trees: list[Tree]) -> Scores:
-    with torch.no_grad(), model.disable_adapter():
-        return sides(model, trees)
-
-
-def plain_pair_losses(name: str, policy: Scores, reference: Scores, beta: float = 0.2) -> Tensor:
-    w, r, n_w, n_r = policy
-    a, c = w - reference[0], r - reference[1]
-    if name == "dpo":
-        return -F.logsigmoid(beta * (a - c))
-    if name == "hinge":
-        return torch.relu(1 - beta * (a / n_w - c / n_r))
-    if name == "ipo":
-        return (a / n_w - c / n_r - 1 / (2 * beta)) ** 2
-    if name == "kto_pair":
-        moved_w, moved_l = a.mean().clamp(min=0), c.mean().clamp(min=0)
-        return torch.cat([1 - torch.sigmoid(beta * (a - moved_l)), 1 - torch.sigmoid(beta * (moved_w - c))])
-    if name == "cpo":
-        return -F.logsigmoid(beta * (w - r))
-    return -F.logsigmoid(beta * (w / n_w - r / n_r) - 1.0)
-
-
-def plain_loss(settings: Settings, model: PeftModel, trees: list[Tree]) -> Tensor:
-    name = settings.problem.loss.target.rpartition(".")[2]
-    if settings.problem.scores == "pair":
-        return plain_pair_losses(name, sides(model, trees), reference_sides(model, trees)).mean()
-    rows = [path_logps(model, tree)[0] for tree in trees]
-    if name == "token_averaged_cross_entropy":
-        return -torch.cat(rows).mean()
-    return torch.stack([-row.mean() for row in rows]).mean()
-
-
-def plain_training(
-    settings: Settings, material: Material, per_update: int, make: Callable[..., torch.optim.Optimizer], clip: float = 0
-) -> tuple[dict[str, Tensor], list[float], list[float]]:
-    """Weights after every epoch is done, and loss and gradient norm of each update."""
-    model = fresh_model(settings)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make(trained)
-    losses, norms = [], []
-    trees = [material.train.trees[sample][1] for sample in range(len(material.train.trees))]
-    for epoch in range(settings.trainer.epochs):
-        order = order_of(settings.seed, epoch, len(trees))
-        for start in range(0, len(order), per_update):
-            loss = plain_loss(settings, model, [trees[sample] for sample in order[start : start + per_update]])
-            optimizer.zero_grad()
-            loss.backward()
-            losses.append(loss.item())
-            norm = torch.stack([p.grad.norm() for p in trained if p.grad is not None]).norm()
-            norms.append(norm.item())
-            if clip and norm > clip:
-                for p in trained:
-                    p.grad *= clip / norm
-            optimizer.step()
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}, losses, norms
-
-
 def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = 1e-6) -> None:
     assert found.keys() == expected.keys()
     assert any(value.abs().max() > 100 * tolerance for name, value in expected.items() if "lora_B" in name)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def sgd(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=RATE)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -216,13 +138,12 @@ def test_an_update_is_the_mean_over_all_its_targets(
             cut.append("trainer.tokens_per_pass=48")
         settings = settings_of(project_root, table, *common, *cut)
         if expected is None:
-            expected = plain_training(settings, prepare(settings), 4, lambda p: torch.optim.SGD(p, lr=RATE))
+            expected = plain_training(settings, prepare(settings), fresh_model(settings), 4, sgd)
         run = train(settings, folder)
         assert run.updates == run.trainer.global_step == 3
-        weights, losses, norms = expected
-        assert logged(folder, "train/loss") == pytest.approx(losses, rel=1e-5)
-        assert logged(folder, "train/grad_norm") == pytest.approx(norms, rel=1e-4)
-        assert_same(adapter_of(run), weights)
+        assert logged(folder, "train/loss") == pytest.approx(expected.losses, rel=1e-5)
+        assert logged(folder, "train/grad_norm") == pytest.approx(expected.norms, rel=1e-4)
+        assert_same(adapter_of(run), expected.weights)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -250,13 +171,13 @@ def test_a_window_of_unequal_batches_and_a_short_last_one(project_root: Path, ta
     def adamw(parameters: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
 
-    weights, losses, norms = plain_training(settings, prepare(settings), 6, adamw, clip=0.5)
+    expected = plain_training(settings, prepare(settings), fresh_model(settings), 6, adamw, clip=0.5)
     run = train(settings, tmp_path)
     assert run.trainer.global_step == 4
-    assert min(norms) > 0.5, "the clipping is not in play"
-    assert logged(tmp_path, "train/loss") == pytest.approx(losses, rel=1e-5)
-    assert logged(tmp_path, "train/grad_norm") == pytest.approx(norms, rel=1e-4)  # before the clipping
-    assert_same(adapter_of(run), weights, 5e-6)
+    assert min(expected.norms) > 0.5, "the clipping is not in play"
+    assert logged(tmp_path, "train/loss") == pytest.approx(expected.losses, rel=1e-5)
+    assert logged(tmp_path, "train/grad_norm") == pytest.approx(expected.norms, rel=1e-4)  # before the clipping
+    assert_same(adapter_of(run), expected.weights, 5e-6)
 
 
 class Recorder(L.Callback):
