@@ -35,10 +35,11 @@ test: $(TEST)  ## Install, then run every test, slow ones too (about 12 minutes 
 quick: $(TEST)  ## Run the tests that are not slow
 	$(PYTEST) -m "not slow" $(ARGS)
 
-check: $(TEST) $(LINT)  ## Lint, format, types, quick tests: run it before a commit
+check: $(TEST) $(LINT)  ## Lint, format, types, licences, quick tests: run it before a commit
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m piplicenses > /dev/null
 	$(PYTEST) -m "not slow"
 
 format: $(LINT)  ## Format the code and sort its imports
