@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from leyden.artifacts.csv_cells import inert_table
 from leyden.data.dataset import TreeDataset
 from leyden.problem.base import Problem
 from leyden.training.evaluation import Evaluation
@@ -68,6 +70,8 @@ def prediction_table(
 def write_predictions(table: pd.DataFrame, folder: Path) -> None:
     """Write `predictions.csv`, and the same as `predictions.parquet`.
 
+    In the csv file, texts that a spreadsheet would take for formulas have an apostrophe in front; see `csv_cells`.
+
     A column of the user's whose cells are of several types, as json lines may hold them, goes into Parquet as text.
     """
     typed = table.copy()
@@ -77,7 +81,10 @@ def write_predictions(table: pd.DataFrame, folder: Path) -> None:
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
             typed[name] = [None if cell is None else str(cell) for cell in typed[name]]
             log.warning("Column %r of the table holds several types; predictions.parquet holds them as text.", name)
-    table.to_csv(folder / "predictions.csv", index=False, lineterminator="\n")
+    # every text in quotes: of those that need them the writer misses a lone carriage return, which ends a row elsewhere
+    inert_table(table).to_csv(
+        folder / "predictions.csv", index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+    )
     typed.to_parquet(folder / "predictions.parquet", index=False)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -90,7 +91,7 @@ def load_predictor(
     model: nn.Module = base
     if run is not None and settings.lora is not None:
         with loading(checkpoint, "adapter"), without_bitsandbytes(base):
-            model = PeftModel.from_pretrained(base, str(run / "model"))
+            model = PeftModel.from_pretrained(base, str(_adapter(run)))
     model = model.to(device).eval()
     attention = choose_attention(model, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
@@ -106,6 +107,14 @@ def load_predictor(
     if problem.uses_reference:
         reference.prepare()
     return Predictor(model, reference, tokenizer, make_collator(settings, tokenizer, model, attention))
+
+
+def _adapter(run: Path) -> Path:
+    """The folder of a run's adapter; the library would also read a pickle in its place."""
+    folder = run / "model"
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise ModelError(f"{folder} has no {SAFETENSORS_WEIGHTS_NAME}. Name a run that has finished.")
+    return folder
 
 
 def _trained(checkpoint: Checkpoint, settings: Settings, run: Path | None) -> Checkpoint:

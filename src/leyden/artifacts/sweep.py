@@ -14,6 +14,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from leyden.artifacts.csv_cells import inert
 from leyden.settings.command import PROGRAM_FAULT, USER_FAULT, job_folder
 from leyden.settings.errors import LeydenError
 from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
@@ -140,7 +141,7 @@ def _write_table(path: Path, records: Sequence[JobRecord]) -> None:
         for record, overrides in zip(records, varied(records), strict=True):
             numbers = [_number(record.results.get(name)) for name in names]
             head = [record.number, record.status, _number(record.metric), " ".join(overrides)]
-            writer.writerow([*head, *numbers, record.folder, record.reason])
+            writer.writerow(map(inert, [*head, *numbers, record.folder, record.reason]))
 
 
 def _number(value: float | None) -> str:

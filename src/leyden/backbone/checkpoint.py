@@ -21,10 +21,13 @@ from leyden.backbone.gguf_files import read_once
 from leyden.backbone.tiny import tiny_model, tiny_tokenizer
 from leyden.data.cache import cached_folder, content_key, file_key
 from leyden.settings.errors import LeydenError, ModelError
-from leyden.settings.locations import TINY, WHEEL, wheel_checkpoint
+from leyden.settings.locations import PICKLED, TINY, WHEEL, wheel_checkpoint
 from leyden.settings.model_groups import Backbone
 
 log = logging.getLogger(__name__)
+
+# The library would ask a service on the hub to convert pickles to safetensors: nobody asked for that.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ def _cure(checkpoint: Checkpoint, what: str, error: Exception, *, offline: bool,
     cause = lines[0].rstrip(".")
     if "trust_remote_code" in str(error):
         return f"{name}: its {what} needs code of its own ({cause}). Read it, then set backbone.trust_remote_code=true."
+    if "safetensors" in cause and ("no file named" in cause or "not appear to have a file" in cause):
+        return f"{name}: there are no weights as .safetensors; others are pickles, {PICKLED}"
     if offline:
         return (
             f"{name}: its {what} is not in the local cache, and the hub cannot be reached from here. Check the "

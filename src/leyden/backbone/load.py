@@ -198,7 +198,13 @@ def _read(checkpoint: Checkpoint, config: Any, settings: Backbone, dtype: torch.
             quantised["quantization_config"] = quantization_config(settings.dtype, dtype)
     with loading(checkpoint, "model") as options, without_reports():
         loaded: Any = head.auto_class.from_pretrained(
-            checkpoint.location, config=config, dtype=dtype, output_loading_info=True, **quantised, **options
+            checkpoint.location,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            **quantised,
+            **options,
         )
     model, found = loaded
     if not isinstance(model, PreTrainedModel):

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from leyden.backbone.names import canonical_names
 from leyden.backbone.quantization import without_bitsandbytes
-from leyden.backbone.trained_weights import ADAPTER_CONFIG, PREFIX, Source, compare_adapters
+from leyden.backbone.trained_weights import PREFIX, Source, compare_adapters
 from leyden.settings.errors import ModelError
+from leyden.settings.locations import ADAPTER_CONFIG
 
 _SHOWN = 8  # names in a warning
 log = logging.getLogger(__name__)

@@ -16,9 +16,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from leyden.backbone.heads import Head
 from leyden.settings.errors import ModelError
-from leyden.settings.locations import WEIGHTS_ENDING, weights_path
+from leyden.settings.locations import ADAPTER_CONFIG, WEIGHTS_ENDING, weights_path
 
-ADAPTER_CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 # What differs between two configs of the same function of the weights.
 _NOTES = frozenset(

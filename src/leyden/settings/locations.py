@@ -22,6 +22,12 @@ WHEEL = "wheel:"
 TINY = "tiny:"
 CHECKPOINT_ENDING = ".gguf"
 WEIGHTS_ENDING = ".safetensors"
+PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLED = (
+    "which can run any code when it is read, so it is not. Give weights as .safetensors: load the model where the file "
+    "is trusted, and call its save_pretrained."
+)
+ADAPTER_CONFIG = "adapter_config.json"
 TABLE_ENDINGS = (".csv", ".parquet", ".pq", ".jsonl", ".ndjson")
 TEXT_ENDINGS = (".txt", ".md")
 HUB_SYNTAX = "hub:owner/name[:config][/split][@revision]"
@@ -150,17 +156,36 @@ def checkpoint_faults(name: str, setting: str) -> Iterator[str]:
     path = Path(name).expanduser()
     if name.startswith(TINY):
         return
-    if path.is_dir():
-        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
-            yield f"{setting}={show(name)} is a folder without config.json. Give one that save_pretrained has written."
-    elif path.is_file():
-        if not name.endswith(CHECKPOINT_ENDING):
-            yield f"{setting}={show(name)} is a file that is no checkpoint. Give a folder or a .gguf file."
+    if path.exists():
+        yield from _kind_faults(path, f"{setting}={show(name)}")
     elif name.endswith(CHECKPOINT_ENDING) or not HUB_ID.fullmatch(name):
         yield (
             f"{setting}={show(name)} does not exist (seen from {Path.cwd()}). Give a hub id such as "
             "owner/model, an existing folder, or an existing .gguf file."
         )
+
+
+def _kind_faults(path: Path, said: str) -> Iterator[str]:
+    """What a path that is there holds instead of a checkpoint."""
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not (path / ADAPTER_CONFIG).is_file():
+            yield f"{said} is a folder without config.json. Give one that save_pretrained has written."
+        elif pickles := _pickles_alone(path):
+            yield f"{said} holds its weights in {pickles}, {PICKLED}"
+    elif path.suffix.lower() in PICKLE_ENDINGS:
+        yield f"{said} is a {path.suffix} file, {PICKLED}"
+    elif path.suffix != CHECKPOINT_ENDING:
+        yield f"{said} is a file that is no checkpoint. Give a folder or a .gguf file."
+
+
+def _pickles_alone(folder: Path) -> str | None:
+    """The first file of weights in a folder that has them as pickles and not as safetensors."""
+    adapter = (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+    safe = f"adapter_model{WEIGHTS_ENDING}" if adapter else f"*{WEIGHTS_ENDING}"
+    if any(folder.glob(safe)):
+        return None
+    found = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLE_ENDINGS)
+    return found[0] if found else None
 
 
 def weights_path(name: str) -> Path:

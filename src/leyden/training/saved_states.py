@@ -149,9 +149,10 @@ def load_trained(module: nn.Module, path: Path) -> None:
         path: folder of the checkpoint.
 
     Raises:
-        TrainingError: the names differ.
+        TrainingError: the names differ, or it holds more than numbers, texts, containers and tensors.
     """
-    found = torch.load(path / STATE, map_location="cpu", weights_only=True)["state_dict"]
+    with pickles_refused(path / STATE):
+        found = torch.load(path / STATE, map_location="cpu", weights_only=True)["state_dict"]
     trained = trained_weights(module)
     check_names(found, trained, str(path))
     with torch.no_grad():
@@ -170,9 +171,10 @@ def pickles_refused(state: Path | None) -> Iterator[None]:
         yield
     except pickle.UnpicklingError as error:
         found = re.search(r"Trying to load unsupported (.+?)\.?$", str(error), re.MULTILINE)
+        what = found[1] if found else "it is no state of a training"
         raise TrainingError(
-            f"{state} holds more than numbers and texts ({found[1] if found else error}), so it is not read: it may "
-            "run code. Leyden has not written it; delete that folder, and the checkpoint before it is used."
+            f"{state} holds more than numbers and texts ({what}), so it is not read: it may run code. Leyden has not "
+            "written it; delete that folder, and the checkpoint before it is used."
         ) from error
 
 
