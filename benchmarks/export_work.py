@@ -75,9 +75,9 @@ def _work(settings: Settings, material: Material, loader: TrainingLoader, adapte
         precision="bfloat16" if settings.trainer.precision.startswith("bf16") else "float32",
         chained=not settings.dataset.limit_chained_samples,
         cut={
-            name: count
+            name: int(count)
             for name, count in material.counts["train"].items()
-            if count and ("cut" in name or "lost" in name)
+            if count and name.startswith("samples") and ("cut" in name or "lost" in name)
         },
         shape=shape,
     )

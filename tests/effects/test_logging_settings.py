@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tests.effects import tracker_files
 from tests.effects.small_runs import Columns, settings_of
+from tests.integration.test_secrets import SECRETS, leaks
 
 from leyden.artifacts.job import run_job
 from leyden.artifacts.metrics_file import MetricsFile
@@ -32,8 +33,7 @@ WANDB = ["logger.wandb.project=trials", "logger.wandb.entity=team"]
 NEPTUNE = ["logger.neptune.project=team/trials"]
 ALL = ["logger=[tensorboard,wandb,neptune,mlflow]", *WANDB, *NEPTUNE]
 OFFLINE = ["logger.wandb.mode=offline", "logger.neptune.mode=offline"]
-KEYS = {"WANDB_API_KEY": "0123456789" * 4, "NEPTUNE_API_TOKEN": "neptune-token", "OPENAI_API_KEY": "sk-secret",
-        "HF_TOKEN": "hf_secret"}  # fmt: skip
+
 PARTS = 1_000_000
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -51,7 +51,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """One run that every tracker followed, with keys of all kinds in the environment and a home of its own."""
     root, home = tmp_path_factory.mktemp("tracked"), tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**KEYS, "HOME": str(home)}.items():
+        for name, value in {**SECRETS, "HOME": str(home)}.items():
             patch.setenv(name, value)
         patch.chdir(home)
         settings = settings_of(root, TABLE, *ALL, *OFFLINE, "trainer.epochs=2", "trainer.evaluation_epochs=0.5")
@@ -154,15 +154,15 @@ def test_x31_no_file_holds_a_key_and_none_is_written_elsewhere(tracked: SimpleNa
     assert {path.relative_to(tracked.run).parts[0] for path in files} >= {"tensorboard", "wandb", "neptune", "mlflow"}
     for path in files:
         content = path.read_bytes()
-        assert not [name for name, key in KEYS.items() if key.encode() in content], path
+        assert not leaks(content), path
     assert not [path for path in tracked.home.rglob("*") if path.is_file()], "a tracker wrote outside the run folder"
     assert {path.name for path in tracked.run.parent.iterdir()} == {"run", "table.jsonl"}
 
 
 def test_x31_a_setting_that_holds_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", KEYS["HF_TOKEN"])
+    monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
     with pytest.raises(ConfigError, match=r"tokenizer\.tokenizer_kwargs\.token holds the value of HF_TOKEN"):
-        settings_of(tmp_path, TABLE, f"+tokenizer.tokenizer_kwargs.token={KEYS['HF_TOKEN']}")
+        settings_of(tmp_path, TABLE, f"+tokenizer.tokenizer_kwargs.token={SECRETS['HF_TOKEN']}")
 
 
 def test_x30_neptunes_debug_mode_keeps_nothing(tmp_path: Path) -> None:

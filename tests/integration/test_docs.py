@@ -209,3 +209,13 @@ def test_every_setting_between_words_composes(page: str, documents: dict[str, st
             assert not faults
             first = variants(written)[0]  # of a space that is searched, its first value
             compose("train", [*BASES.get(page, []), *first], return_hydra_config=True)
+
+
+def test_every_promise_names_tests_that_are_there(documents: dict[str, str], project_root: Path) -> None:
+    rows = [line for line in documents["docs/reliability.md"].splitlines() if line.startswith("| ")]
+    promises = [line for line in rows if "`test_" in line]
+    named = set(re.findall(r"`(test_\w+)`", "".join(promises)))
+    files = [file.read_text(encoding="utf-8") for file in (project_root / "tests").rglob("test_*.py")]
+    there = set(re.findall(r"^def (test_\w+)", "\n".join(files), re.MULTILINE))
+    assert len(promises) > 15
+    assert named - there == set()

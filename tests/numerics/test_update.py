@@ -373,8 +373,36 @@ def test_too_many_bad_updates_in_a_row_end_the_run(
     apart = train(settings_of(project_root, table, *options), tmp_path, Poison("nan", {1, 3, 5}), patch=monkeypatch)
     assert apart.module.skipped_updates == 3
     monkeypatch.undo()
-    with pytest.raises(TrainingError, match=r"2 updates in a row .*trainer\.max_bad_steps=2.*optimizer\.learning_rate"):
-        train(settings_of(project_root, table, *options), tmp_path, Poison("nan", {4, 5}), patch=monkeypatch)
+    poison, words = Poison("nan", {5, 6}), r"2 updates in a row .*trainer\.max_bad_steps=2.*optimizer\.learning_rate"
+    with pytest.raises(TrainingError, match=words) as caught:
+        train(settings_of(project_root, table, *options), tmp_path, poison, patch=monkeypatch)
+    folder = tmp_path / "checkpoints" / "step-00000005"
+    assert str(caught.value).endswith(f"The last good checkpoint is {folder}, after update 5.")
+    good, (before, _, _) = torch.load(folder / "state.ckpt", weights_only=True)["state_dict"], poison.snapshots[4]
+    assert good
+    assert all(torch.equal(value, before[name]) for name, value in good.items())
+
+
+def test_bad_updates_before_any_checkpoint_say_so(
+    project_root: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for policy, words in (("last", "There is no checkpoint yet"), ("disable", "because checkpoint=disable keeps none")):
+        settings = settings_of(project_root, table, "trainer.max_bad_steps=1", f"checkpoint={policy}")
+        with pytest.raises(TrainingError, match=words):
+            train(settings, tmp_path, Poison("nan", {0}), patch=monkeypatch)
+        monkeypatch.undo()
+
+
+def test_bad_rows_are_named_by_their_ids(
+    project_root: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_of(project_root, table, "dataset.id_column=instruction")
+    with caplog.at_level(logging.WARNING, logger="leyden"):
+        run = train(settings, tmp_path, Poison("nan", {1}), patch=monkeypatch)
+    part = run.trainer.datamodule.train.trees.part
+    rows = sorted(part.samples[sample][-1] for sample in order_of(42, 0, len(part))[2:4])
+    ids = ", ".join(repr(cell) for cell in part.source.table.rows(rows)["instruction"])
+    assert f"(ids {ids}) of the training table" in caplog.text
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])

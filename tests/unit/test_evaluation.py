@@ -64,13 +64,17 @@ def test_batches_come_together_in_the_order_of_the_samples() -> None:
     assert found.metrics == {"validation/loss": 11 / 6, "validation/perplexity": pytest.approx(perplexity)}
 
 
-def test_an_evaluation_without_a_scored_row_has_no_metric_and_no_fault() -> None:
+def test_an_evaluation_over_no_target_is_a_fault_and_never_zero() -> None:
     collected = Collected()
     collected.add(batch(0), outcome([0.0], [0]))
-    found = finish(collected, PERPLEXITY)
+    with pytest.raises(MetricError, match=r"the validation loss is over no target.*dataset\.weight_column"):
+        finish(collected, PERPLEXITY)
+    found = finish(collected, PERPLEXITY, strict=False)
+    assert found.failures.keys() == {"loss"}
     assert math.isnan(found.metrics["validation/loss"])
     assert found.metrics.keys() == {"validation/loss"}
     assert found.unscored == 1
+    assert not finish(collected, ()).failures, "a prediction may be of rows without answers"
     assert finish(Collected(), PERPLEXITY).samples == []
 
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from leyden.data import cache
 from leyden.data.cache import checksum
-from leyden.data.dataset import Fit
+from leyden.data.fit import Fit
 from leyden.data.integers import Integers
 from leyden.data.kept import ARRAYS, INDEX, OBJECT, kept
 from leyden.data.table import Table, read_table

@@ -35,9 +35,9 @@ from leyden.settings.command import typed_overrides
 from leyden.settings.errors import MetricError
 from leyden.settings.read import dump
 from leyden.settings.schema import Settings
-from leyden.settings.wording import counted
 from leyden.training.assembly import make_answerer
 from leyden.training.devices import is_later_rank, world_size
+from leyden.training.gates import blocks
 from leyden.training.interrupts import Interrupts
 from leyden.training.launch import meeting
 from leyden.training.outcome import Run
@@ -243,7 +243,7 @@ def predict_texts(
 
 
 def announce(material: Material) -> None:
-    """Say what was read, what was cut and what is odd; every number that is not zero."""
-    for name, counts in material.counts.items():
-        log.info("%s: %s.", name, ", ".join(counted(count, what) for what, count in counts.items() if count))
+    """Say what the gates before training counted, a block for each part, and what is odd."""
+    for line in blocks(material.counts):
+        log.info("%s", line)
     say(material.warnings)

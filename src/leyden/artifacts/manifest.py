@@ -82,6 +82,7 @@ def manifest_of(  # noqa: PLR0913, PLR0917
             "location": base_location(module.backbone) or material.checkpoint.location,
             "start": settings.backbone.pretrained_weights
             or ("checkpoint" if settings.backbone.pretrained else "random"),
+            "remote_code": settings.backbone.trust_remote_code,
         },
         "effective": effective_values(settings, run, requested_seed),
         **_training(settings, run),

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.folder import is_run
@@ -24,6 +25,8 @@ from leyden.data.dataset import TreeDataset
 from leyden.data.rows import whole_part
 from leyden.data.sources import Source, read_source
 from leyden.data.templates import Template, make_template
+from leyden.data.texts import rows_with
+from leyden.data.tokenization import control_tokens
 from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import folder_faults
@@ -75,7 +78,7 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         tokens, _ = tokens_of(source, template, tokenizer, cache=settings.cache == "on")
         limits = make_limits(settings, problem, tokenizer, known="answer" in source.texts)
         trees = TreeDataset(whole_part(source), tokens, template, problem.build_tree, limits)
-        _announce(trees)
+        _announce(trees, tokenizer)
         predictor = load_predictor(checkpoint, settings, tokenizer, problem, run)
         table = _predicted(predictor, trees, problem, settings, template)
         _write(table, output)
@@ -122,8 +125,8 @@ def _silent_turns(source: Source, problem: Problem) -> Iterator[str]:
         )
 
 
-def _announce(trees: TreeDataset) -> None:
-    """Say how many rows there are, and how many had to be cut to fit."""
+def _announce(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say how many rows there are, how many had to be cut to fit, and how many name a control token."""
     cut = Counter(
         kind
         for sample in range(len(trees))
@@ -133,7 +136,13 @@ def _announce(trees: TreeDataset) -> None:
     words = {"turns": "lost turns", "prompt": "have a cut prompt", "answer": "have a cut answer",
              "system": "have a cut system text"}  # fmt: skip
     lost = "".join(f", {cut[kind]:,} {text}" for kind, text in words.items() if cut[kind])
-    log.info("%s: %s%s.", trees.part.source.table.path, counted(len(trees.part.rows), "rows"), lost)
+    table = trees.part.source.table
+    log.info("%s: %s%s.", table.path, counted(len(trees.part.rows), "rows"), lost)
+    if named := rows_with(trees.part.source.texts, control_tokens(tokenizer), trees.part.rows):
+        log.warning(
+            "%s: %s the name of a control token (%s), which is read as plain text.",
+            table.path, counted(len(named), "rows hold" if len(named) > 1 else "row holds"), table.places(named),
+        )  # fmt: skip
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from leyden.data.augmented import AugmentedTrees
 from leyden.data.collator import Collator
-from leyden.data.dataset import Fit, Sample, TreeDataset
+from leyden.data.dataset import Sample, TreeDataset
+from leyden.data.fit import Fit
 from leyden.data.grouping import Groups
 from leyden.data.sampler import Rank, TrainingLoader, TrainingSampler, evaluation_batches
 from leyden.settings.training_groups import Trainer

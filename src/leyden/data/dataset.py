@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from leyden.data.documents import cut_documents
+from leyden.data.fit import Fit, Gauge, Stops
 from leyden.data.grouping import Groups, conversations
-from leyden.data.integers import Integers, Ragged
+from leyden.data.integers import Ragged
 from leyden.data.rows import Part
 from leyden.data.templates import Template
 from leyden.data.tokenization import TokenColumn
@@ -54,24 +54,6 @@ class Limits:
     target_length: int | None = None
     start_id: int = 0
     whole_documents: bool = False
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a part fits into `max_length`.
-
-    Attributes:
-        lengths: tokens of each sample's tree, shared beginnings once.
-        cut: how many samples lost their beginning turns, part of a prompt, an answer, a system text; how many have no
-            target left (rule N23), and how many had no token at all.
-        tokens: of all trees together.
-        targets: tokens that are predicted.
-    """
-
-    lengths: Integers
-    cut: Counter[str]
-    tokens: int
-    targets: int
 
 
 class TreeDataset(Dataset[Sample]):
@@ -148,17 +130,13 @@ class TreeDataset(Dataset[Sample]):
             return None
         return conversations(rows if samples is None else [rows[sample] for sample in samples])
 
-    def measure(self) -> Fit:
-        """Build every tree once and count what was cut."""
-        lengths, cut, targets = np.zeros(len(self), dtype=np.int64), Counter[str](), 0
+    def measure(self, stops: Stops | None = None) -> Fit:
+        """Build every tree once and count what was cut, and with `stops` which answers end there."""
+        gauge = Gauge(stops)
         for sample in range(len(self)):
             conversation = self.conversation(sample, answered=self.limits.answers)
-            tree = self.tree(sample, conversation)
-            lengths[sample] = len(tree.tokens)
-            targets += len(tree.targets)
-            cut.update(kind for kind, times in conversation.cut.items() if times)
-            cut["no target"] += len(set(tree.sequences.tolist())) < tree.num_sequences
-        return Fit(Integers(lengths), +cut, int(lengths.sum()), targets)
+            gauge.add(self.tree(sample, conversation), conversation.cut, whole=self._is_end(sample))
+        return gauge.fit()
 
     def _turn(self, row: int, *, last: bool, answered: bool) -> TurnTexts:
         prompt, weight = self.tokens["prompt"].row(row), self._weight(row)
@@ -194,6 +172,13 @@ class TreeDataset(Dataset[Sample]):
         last = replace(conversation.turns[-1], answers=(target,))
         cut = conversation.cut if fits else conversation.cut + Counter(answer=1)
         return replace(conversation, turns=(*conversation.turns[:-1], last), cut=cut)
+
+    def _is_end(self, sample: int) -> bool:
+        """Whether a sample holds the end of its text: all do but pieces that another one follows."""
+        if self.pieces is None:
+            return True
+        row, offsets = self.part.samples[sample][-1], self.tokens["answer"].offsets
+        return self.pieces[sample][1] >= int(offsets[row + 1] - offsets[row])
 
     def _document(self, sample: int, *, answered: bool) -> Conversation:
         """One piece of a text that has no prompt; the last piece has the end token."""

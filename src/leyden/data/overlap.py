@@ -114,20 +114,20 @@ def _key(before: int, *texts: str) -> int:
 
 
 def _warnings(train: Part, validation: Part, exact: Integers, similar: Integers, duplicates: Integers) -> Iterator[str]:
-    table, total = validation.source.table, len(validation.rows)
+    table = validation.source.table
     if len(exact):
         yield (
-            f"{table.path}: {len(exact)} of {total} validation rows stand in training too, prompt and answer "
-            f"({table.places(exact)}); scores on them measure memory. Remove them from one side."
+            f"{table.path}: validation rows stand in training too, prompt and answer ({table.places(exact)}); scores "
+            "on them measure memory. Remove them from one side."
         )
     if len(others := Integers(np.setdiff1d(similar, exact))):
         yield (
-            f"{table.path}: {len(others)} of {total} validation rows have a prompt that stands in training too, apart "
-            f"from case, spaces and punctuation, with another answer ({table.places(others)})."
+            f"{table.path}: validation rows have a prompt that stands in training too, apart from case, spaces and "
+            f"punctuation, with another answer ({table.places(others)})."
         )
     if len(duplicates):
         table = train.source.table
         yield (
-            f"{table.path}: {len(duplicates)} of {len(train.rows)} training rows repeat an earlier one, prompt and "
-            f"answer ({table.places(duplicates)}); they count twice or more. Remove them if this is not meant."
+            f"{table.path}: training rows repeat an earlier one, prompt and answer ({table.places(duplicates)}); they "
+            "count twice or more. Remove them if this is not meant."
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, TypeVar, overload
 
@@ -11,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from leyden.data.integers import Integers
 
 Text = TypeVar("Text", str, str | None)
 BLOCK = 10_000  # rows that become Python objects at a time
@@ -115,3 +118,13 @@ def joined(columns: Sequence[Texts[Any]], separator: str) -> Texts[str]:
 def all_empty(columns: Sequence[Texts[Any]]) -> NDArray[np.int64]:
     """Rows in which each of the columns is missing or empty."""
     return reduce(lambda rows, column: np.intersect1d(rows, column.empty()), columns[1:], columns[0].empty())
+
+
+def rows_with(columns: Mapping[str, Texts[str]], names: Collection[str], rows: Sequence[int]) -> Integers:
+    """Those of the rows in which a column holds one of these names, letter for letter; ascending."""
+    pattern, chosen = "|".join(re.escape(name) for name in sorted(names) if name), np.unique(np.asarray(rows, np.int64))
+    found = np.zeros(len(chosen), dtype=bool)
+    for texts in columns.values() if pattern else ():
+        named = pc.match_substring_regex(texts.array, pattern).fill_null(False).to_numpy(zero_copy_only=False)
+        found |= named[chosen]
+    return Integers(chosen[found])

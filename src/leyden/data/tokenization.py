@@ -194,7 +194,8 @@ def _sound(folder: Path) -> bool:
     """Whether every file of a cached folder holds what was written to it."""
     try:
         sums: dict[str, list[int]] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        return all(_checksums(folder, name) == known for name, known in sums.items())
+        same = all(_checksums(folder, name) == known for name, known in sums.items())
+        return same and all(len(_open(folder, name, memory_map=True)) >= 0 for name in sums)
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -74,6 +74,15 @@ class Tree:
         """Tokens of the longest path."""
         return max(self.depths(), default=0)
 
+    def ends(self) -> Indices:
+        """Return the index in `tokens` of the last token of each run of targets: [runs].
+
+        A run is what a sequence predicts without a gap: one answer, or with unmasked prompts all of it.
+        """
+        targets, sequences = self.targets, self.sequences
+        apart = (targets[1:] != targets[:-1] + 1) | (sequences[1:] != sequences[:-1])
+        return np.concatenate([targets[:-1][apart], targets[-1:]])
+
     def positions(self) -> Indices:
         """Return [T], the number of tokens before each token on its path from the root."""
         spans = zip(self.depths(), np.diff(self.starts).tolist(), strict=True)

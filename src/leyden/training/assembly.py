@@ -169,7 +169,7 @@ def make_module(  # noqa: PLR0913
         metrics=material.metrics,
         seed=settings.seed,
         max_bad_steps=settings.trainer.max_bad_steps,
-        places=partial(_places, material.train.trees.part),
+        places=partial(_places, material.train.trees.part, settings.dataset.id_column),
         answers=make_answerer(settings, material, backbone) if reads_texts(material) else None,
         noise_alpha=settings.augmentation.neftune_noise_alpha,
         learned=goes_on_with_an_adapter(settings),
@@ -187,6 +187,10 @@ def _optimizer(settings: Settings) -> Callable[[nn.Module], Optimizer]:
     )
 
 
-def _places(part: Part, samples: Sequence[int]) -> str:
-    """Where the rows stand that the samples are named after: the last of each conversation."""
-    return part.source.table.places(sorted(part.samples[sample][-1] for sample in samples))
+def _places(part: Part, id_column: str | None, samples: Sequence[int]) -> str:
+    """Where the rows stand that the samples are named after, the last of each conversation, with their ids."""
+    table, rows = part.source.table, sorted(part.samples[sample][-1] for sample in samples)
+    if id_column is None or id_column not in table.frame.columns:
+        return table.places(rows)
+    shown = dict.fromkeys(map(repr, table.rows(rows)[id_column].tolist()))
+    return f"{table.places(rows)} (ids {', '.join(shown)})"

@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -14,18 +14,19 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
 
 import leyden
 from leyden.data.cache import content_key, file_key
-from leyden.data.dataset import Fit, TreeDataset
+from leyden.data.dataset import TreeDataset
 from leyden.data.files import opened
+from leyden.data.fit import Fit, Stops
 from leyden.data.kept import kept
-from leyden.data.overlap import overlap
+from leyden.data.overlap import Overlap, overlap
 from leyden.data.readers import READERS, hash_of
 from leyden.data.rows import Part, read_parts, with_validation
 from leyden.data.sources import Source
-from leyden.data.tokenization import tokenizer_key
+from leyden.data.texts import rows_with
+from leyden.data.tokenization import control_tokens, tokenizer_key
 from leyden.problem.base import Problem
 from leyden.settings.errors import DataError, LeydenError
 from leyden.settings.locations import table_path
@@ -49,14 +50,14 @@ class Tables:
     Attributes:
         train: the training part.
         validation: the validation part.
-        shared: warnings about rows that stand in both.
+        overlap: rows that stand in both, or twice in training.
         key: content hash of all they depend on; None where they cannot be found again: text files, hub, `cache=off`.
         found: whether an earlier start had read them.
     """
 
     train: Part
     validation: Part
-    shared: tuple[str, ...]
+    overlap: Overlap
     key: str | None
     found: bool = False
 
@@ -72,12 +73,12 @@ def read_tables(settings: Settings, problem: Problem) -> Tables:
     hashes = _hashes(settings)
     key = None if hashes is None else _tables_key(settings, problem, hashes)
 
-    def read() -> tuple[Part, Part, tuple[str, ...]]:
+    def read() -> tuple[Part, Part, Overlap]:
         data, targets = settings.dataset, problem.targets
         train, validation = read_parts(data, targets=targets, num_classes=settings.problem.num_classes)
         if hashes is not None:
             _settle((train.source, validation.source), set(hashes.values()))
-        shared = overlap(train, validation).warnings
+        shared = overlap(train, validation)
         if data.train_validation_data:
             train = with_validation(train, validation, data, targets)
         return train, validation, shared
@@ -88,7 +89,7 @@ def read_tables(settings: Settings, problem: Problem) -> Tables:
 
 def measured(  # noqa: PLR0913, PLR0917
     trees: TreeDataset, name: str, tables: Tables, settings: Settings, problem: Problem,
-    tokenizer: PreTrainedTokenizerBase,
+    stops: Stops,
 ) -> tuple[Fit, bool]:  # fmt: skip
     """How the samples of a part fit, as an earlier start has counted it, else counted by building each tree once.
 
@@ -98,17 +99,23 @@ def measured(  # noqa: PLR0913, PLR0917
         tables: that it is one of.
         settings: of the run.
         problem: builds the trees.
-        tokenizer: of the run.
+        stops: where generation stops, with the tokenizer of the run.
 
     Returns:
         The counts, and whether an earlier start had made them.
     """
+
+    def measure() -> Fit:
+        source, rows = trees.part.source, trees.part.rows
+        return replace(trees.measure(stops), control_rows=rows_with(source.texts, control_tokens(tokenizer), rows))
+
+    tokenizer = stops.tokenizer
     if tables.key is None or not _is_ours(problem):
-        return trees.measure(), False
+        return measure(), False
     writes = tokenizer_key(tokenizer), tokenizer.chat_template, sorted(map(str, tokenizer.special_tokens_map.items()))
     data, problems = settings.dataset.model_dump(exclude=set(ORDERING)), settings.problem.model_dump()
-    key = content_key(tables.key, name, repr(trees.limits), data, problems, writes)
-    return _once("fits", key, trees.measure)
+    key = content_key(tables.key, name, repr(trees.limits), data, problems, writes, stops.strings)
+    return _once("fits", key, measure)
 
 
 def _is_ours(problem: Problem) -> bool:

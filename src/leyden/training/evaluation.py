@@ -18,6 +18,10 @@ from leyden.problem.metrics import NAMES, Metric, NoNumberError, Rated
 from leyden.settings.errors import LeydenError, MetricError
 
 NEVER = 10**9
+NO_TARGET = (
+    "the validation loss is over no target: no validation sample has one that weighs more than 0. Give validation rows "
+    "that count, or raise weights (dataset.weight_column, problem.class_weights)."
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def finish(
         strict: raise when a metric fails; otherwise it is NaN and stands in `failures`.
 
     Raises:
-        LeydenError: of the first metric that fails.
+        LeydenError: of the first metric that fails, or there is no target to take a loss over.
     """
     shares = _all_gathered(collected.joined(answers.generate(collected.samples) if answers else {}))
     samples = [sample for share in shares for sample in share["samples"]]
@@ -125,21 +129,21 @@ def finish(
     texts = {sample: text for share in shares for sample, text in share["texts"].items()}
     count = sum(share["count"] for share in shares)
     scores = {"loss": sum(share["total"] for share in shares) / count if count else math.nan}
+    failures: dict[str, LeydenError] = {"loss": MetricError(NO_TARGET)} if samples and metrics and not count else {}
     kept = [sample for sample, good in zip(samples, scored.tolist(), strict=True) if good]
     remarks: dict[str, Sequence[Any]] = {}
-    failures: dict[str, LeydenError] = {}
     if kept:
         readable: dict[str, Any] = {name: column[scored] for name, column in columns.items()}
         if answers is not None:
             readable |= answers.columns(kept, texts)
         if output_names:
             readable[NAMES] = output_names
-        rated, failures = _rated(metrics, readable)
-        if strict:
-            for failure in failures.values():
-                raise failure
+        rated, failed = _rated(metrics, readable)
+        failures |= failed
         scores |= {name: value for one in rated for name, value in one.parts.items()}
         remarks = {name: cells for one in rated for name, cells in one.columns.items()}
+    if failures and strict:
+        raise next(iter(failures.values()))
     found = {f"validation/{name}": value for name, value in scores.items()}
     return Evaluation(found, samples, columns, scored, texts, remarks, failures)
 

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.adapters import check_adapter
 from leyden.backbone.checkpoint import Checkpoint, find_checkpoint
+from leyden.backbone.generate import stop_strings
 from leyden.backbone.load import check_architecture
 from leyden.data.datamodule import Prepared
 from leyden.data.dataset import TreeDataset, check_fit
+from leyden.data.fit import Stops
 from leyden.data.rows import Part
 from leyden.data.sources import Source
 from leyden.data.templates import Template, make_template
@@ -27,6 +28,7 @@ from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
 from leyden.training.devices import check_device
 from leyden.training.earlier_starts import measured, read_tables
+from leyden.training.gates import Counts, counts_of, oddities
 from leyden.training.memory import check_budget
 from leyden.training.optimizer import optimizer_factory
 from leyden.training.problems import make_metrics, make_problem
@@ -50,7 +52,7 @@ class Material:
         template: writes conversations.
         train: training part.
         validation: validation part.
-        counts: what was read, cut and left out, by part and name, for log and manifest.
+        counts: what was read, cut, left out, repeated and shared, by part and name, for log and manifest.
         warnings: what was odd but not wrong.
         seconds: how long each step took.
     """
@@ -62,7 +64,7 @@ class Material:
     template: Template
     train: Prepared
     validation: Prepared
-    counts: dict[str, dict[str, int]]
+    counts: dict[str, Counts]
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -101,21 +103,21 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     sources, cache = {id(part.source): part.source for part in (train, validation)}, settings.cache == "on"
     tokens = {key: tokens_of(source, template, tokenizer, cache=cache) for key, source in sources.items()}
     limits = make_limits(settings, problem, tokenizer)
+    stops = Stops(tokenizer, template, stop_strings(settings.generation, template.stops))
     seconds["tokenize" + (FOUND if all(found for _, found in tokens.values()) else "")] = time.perf_counter() - clock
     clock = time.perf_counter()
     parts, cached = {}, True
     for name, part in (("train", train), ("validation", validation)):
         trees = TreeDataset(part, tokens[id(part.source)][0], template, problem.build_tree, limits)
-        fit, found = measured(trees, name, tables, settings, problem, tokenizer)
+        fit, found = measured(trees, name, tables, settings, problem, stops)
         check_fit(trees, fit, name)
         parts[name], cached = Prepared(trees, fit), cached and found
     seconds["count tokens" + (FOUND if cached else "")] = time.perf_counter() - clock
     warnings = [warning for source in sources.values() for warning in source.warnings]
-    warnings += [*tables.shared, *added, *advice(settings, template, problem, train)]
-    counts = {name: counts_of(prepared) for name, prepared in parts.items()}
+    warnings += [*tables.overlap.warnings, *added, *advice(settings, train), *oddities(parts, template)]
     return Material(
-        checkpoint, tokenizer, problem, metrics, template, parts["train"], parts["validation"], counts, warnings,
-        seconds,
+        checkpoint, tokenizer, problem, metrics, template, parts["train"], parts["validation"],
+        counts_of(parts, tables.overlap), warnings, seconds,
     )  # fmt: skip
 
 
@@ -142,19 +144,19 @@ def tokens_of(
     return tokenize_columns(template.as_written(source.texts), tokenizer, cache=cache)
 
 
-def advice(settings: Settings, template: Template, problem: Problem, train: Part) -> list[str]:
+def advice(settings: Settings, train: Part) -> list[str]:
     """What is legal but likely not meant."""
     lines = list(training_advice(settings))
+    if settings.backbone.trust_remote_code:
+        lines.append(
+            f"backbone.trust_remote_code=true: Python code that comes with {settings.backbone.name} may run, with all "
+            "rights of this process."
+        )
     if settings.trainer.rows > len(train.samples):
         lines.append(
             f"trainer.batch_size={settings.trainer.rows} is more than the {len(train.samples)} training samples; "
             "one batch holds them all."
         )
-    if problem.targets == "text" and not template.layout(1, system=False).answers[0].after:
-        key = (
-            "dataset.chat_template=true" if settings.dataset.chat_template else "dataset.add_eos_token_to_answer=false"
-        )
-        lines.append(f"{key}: nothing is written behind an answer, so the model does not learn where it ends.")
     quantile, augmentation = settings.tokenizer.padding_quantile, settings.augmentation
     if 0 < quantile < 1:
         lines.append(
@@ -169,27 +171,3 @@ def advice(settings: Settings, template: Template, problem: Problem, train: Part
             "dataset.parent_id_column: there are no earlier turns."
         )
     return lines
-
-
-def counts_of(prepared: Prepared) -> dict[str, int]:
-    """What a part holds and what it lost, in numbers."""
-    part, fit = prepared.trees.part, prepared.fit
-    weights = part.source.weights
-    missing = {
-        f"empty {role} cells": len(np.intersect1d(rows, part.rows)) for role, rows in part.source.missing.items()
-    }
-    return {
-        "rows": len(part.rows),
-        "rows left out by dataset.data_sample": part.left_out,
-        "rows of weight 0": 0 if weights is None else int((weights[np.asarray(part.rows)] == 0).sum()),
-        "samples": len(part.samples),
-        "tokens": fit.tokens,
-        "tokens to predict": fit.targets,
-        "samples that lost turns": fit.cut["turns"],
-        "samples with a cut prompt": fit.cut["prompt"],
-        "samples with a cut answer": fit.cut["answer"],
-        "samples with a cut system text": fit.cut["system"],
-        "samples without a token to predict": fit.cut["no target"],
-        "samples without any token, read as one start token": fit.cut["start"],
-        **{name: count for name, count in missing.items() if count},
-    }

@@ -27,6 +27,7 @@ from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
 from leyden.training.interrupts import Interrupts, Stopped
+from leyden.training.last_checkpoint import named_in_errors
 from leyden.training.loading import worker_errors
 from leyden.training.memory import choose_budget, memory_errors, with_budget
 from leyden.training.outcome import Run, keep_best
@@ -176,7 +177,7 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer, state: Path | None
         run.seconds["evaluate before training"] = time.perf_counter() - clock - scores.seconds
         clock = time.perf_counter() - scores.seconds
     if run.updates:
-        with pickles_refused(state):
+        with named_in_errors(run.checkpoints), pickles_refused(state):
             run.trainer.fit(run.module, datamodule=data, ckpt_path=state, weights_only=True)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock - scores.seconds
         run.seconds["train alone"] = run.history.seconds
