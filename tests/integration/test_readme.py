@@ -269,7 +269,14 @@ def test_recipe_trains_and_holds_differences_only(
     conf = project_root / "conf"
     table = yaml.safe_load((conf / "experiment" / f"{name}.yaml").read_text()).get("dataset", {}).get("train_dataframe")
     data = [f"dataset.train_dataframe={request.getfixturevalue('shared_data') / table}"] if table else []
-    small = [*TINY, *data, "dataset.data_sample=0.05", f"output_directory={tmp_path}", "experiment_name=run"]
+    small = [
+        *TINY,
+        *data,
+        "checkpoint.verify=false",
+        "dataset.data_sample=0.05",
+        f"output_directory={tmp_path}",
+        "experiment_name=run",
+    ]
     config, faults = compose_config("train", [f"experiment={name}", *small], conf)
     assert config is not None
     assert not faults

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
@@ -28,8 +29,9 @@ from leyden.artifacts.run_log import RunLog, say
 from leyden.artifacts.summary import summary
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
+from leyden.artifacts.verification import verify_run
 from leyden.data.dataset import TreeDataset
-from leyden.settings.errors import MetricError, TrainingError
+from leyden.settings.errors import ExportError, MetricError, TrainingError
 from leyden.settings.read import dump
 from leyden.settings.schema import Settings
 from leyden.settings.wording import counted
@@ -93,9 +95,10 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
     """Train on prepared material and write everything into the folder; on later ranks train only.
 
     Raises:
+        ExportError: in the end, when the saved model is not what was trained.
         MetricError: in the end, when a metric has failed in an evaluation after training had begun.
     """
-    clock = time.perf_counter()
+    clock, export = time.perf_counter(), dict[str, Any]()
     announce(material)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
     with running(trackers, dump(settings)):
@@ -106,11 +109,15 @@ def finish_job(settings: Settings, material: Material, folder: RunFolder, reques
             save_run(run, material, settings, folder, results)
             write_json(folder.path / "manifest.json", manifest_of(settings, material, run, requested_seed, folder.path))
             save_predictions(run, material, settings, folder)
+            export = verify_run(run, material, settings, folder)
     if not is_later_rank():
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
         manifest = manifest_of(settings, material, run, requested_seed, folder.path)
-        write_json(folder.path / "manifest.json", {**manifest, "trackers": {one.kind: one.state for one in trackers}})
+        manifest["trackers"] = {one.kind: one.state for one in trackers}
+        write_json(folder.path / "manifest.json", {**manifest, "export": export or None})
         print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
+    if export.get("faults"):
+        raise ExportError(export["faults"])
     if run.module.failures:
         raise MetricError(
             [

@@ -12,7 +12,7 @@ import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves o
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.job import finish_job, prepared
 from leyden.artifacts.run_log import RunLog
-from leyden.settings.command import USER_FAULT, report
+from leyden.settings.command import report
 from leyden.settings.errors import LeydenError
 from leyden.settings.read import parse, saved_config
 from leyden.settings.schema import Settings
@@ -34,7 +34,7 @@ def main(path: Path) -> int:
             raise
         if speaks:
             report(error)
-        return USER_FAULT
+        return error.code
     return 0
 
 

@@ -111,6 +111,9 @@ class Checkpoint(Group):
         description="Which weights are kept: after the last update, of the best evaluation, of each one, or none."
     )
     max_gib: Positive | None = Field(description="Size of all checkpoints together, in GiB; null: no limit.")
+    verify: bool = Field(
+        default=True, description="Load the saved model in a fresh process and compare it with the run's own."
+    )
 
     @property
     def kept(self) -> Literal["best", "final"]:
