@@ -99,11 +99,8 @@ def _applied(tokenizer: Any, messages: Sequence[Json], **options: Any) -> list[i
     return list(map(int, found))
 
 
-def main(request_path: Path, output: Path) -> None:
-    """Do what a request asks for and write `NAME.safetensors` for each model, and `outcome.json`."""
-    request = json.loads(request_path.read_text(encoding="utf-8"))
-    if not any(saved["quantization"] for saved in request["models"]):
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # peft would load it for nothing
+def answer(request: Mapping[str, Any], output: Path) -> Json:
+    """Do what a request asks for: write `NAME.safetensors` for each model, and return the tokens."""
     import transformers
     from safetensors.torch import save_file
 
@@ -112,21 +109,30 @@ def main(request_path: Path, output: Path) -> None:
     rows = json.loads(Path(request["rows"]).read_text(encoding="utf-8"))
     options = {"trust_remote_code": request["trust_remote_code"]}
     attention = {} if request["attention"] is None else {"attn_implementation": request["attention"]}
-    outcome: Json = {"models": {}}
+    found: Json = {"models": {}}
     for saved in request["models"]:
         model = load(saved, {**options, **attention}).to(request["device"])
         outputs = outputs_of(model, rows["rows"])
         save_file({str(n): one for n, one in enumerate(outputs)}, output / f"{saved['name']}.safetensors")
         tokenizer = transformers.AutoTokenizer.from_pretrained(saved["folder"], **options)
-        outcome["models"][saved["name"]] = {
+        found["models"][saved["name"]] = {
             "tokens": [tokens_of(tokenizer, one) for one in rows["conversations"]],
             "prompts": [prompt_of(tokenizer, one) for one in rows["conversations"]],
         }
         del model
-    outcome["leyden"] = sorted(name for name in sys.modules if name.startswith("leyden") and sys.modules[name])
-    (output / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
+    return found
+
+
+def main(request_path: Path, output: Path) -> None:
+    """Answer the request in a file, in a process that cannot import Leyden; write `outcome.json`."""
+    sys.modules["leyden"] = None  # type: ignore[assignment]  # as Python has it, any import of it fails from here on
+    request = json.loads(request_path.read_text(encoding="utf-8"))
+    if not any(saved["quantization"] for saved in request["models"]):
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # peft would load it for nothing
+    found = answer(request, output)
+    found["leyden"] = sorted(name for name, module in sys.modules.items() if name.startswith("leyden") and module)
+    (output / "outcome.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.modules["leyden"] = None  # type: ignore[assignment]  # any import of it fails from here on
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +27,8 @@ from leyden.data.dataset import Sample, TreeDataset
 from leyden.data.tokenization import control_tokens
 from leyden.data.truncation import Conversation
 from leyden.problem.base import Problem
+
+Thing = TypeVar("Thing")
 
 ROWS = 4  # held-out samples whose logits are compared
 POSITIONS = 4  # of each answer
@@ -198,11 +200,11 @@ def _chosen(trees: TreeDataset, problem: Problem) -> list[Sample]:
     looked = [trees[sample] for sample in _spread(range(len(trees)), LOOKED_AT)]
     usable = [one for one in looked if problem.head.outputs is not None or len(one.tree.targets)]
     usable.sort(key=lambda one: len(one.tree.tokens))
-    return [usable[n] for n in _spread(range((len(usable) + 1) // 2), ROWS)]
+    return _spread(usable[: max(ROWS, (len(usable) + 1) // 2)], ROWS)
 
 
-def _spread(numbers: Sequence[int], count: int) -> list[int]:
-    """At most so many of the numbers, evenly, the first and the last among them."""
-    if len(numbers) <= count:
-        return list(numbers)
-    return [numbers[round(n * (len(numbers) - 1) / (count - 1))] for n in range(count)]
+def _spread(things: Sequence[Thing], count: int) -> list[Thing]:
+    """At most so many of the things, evenly, the first and the last among them."""
+    if len(things) <= count:
+        return list(things)
+    return [things[round(n * (len(things) - 1) / (count - 1))] for n in range(count)]

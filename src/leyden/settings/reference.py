@@ -60,7 +60,8 @@ Keys of `python predict.py run=outputs/NAME dataset.path=new.csv`; these two mus
 EXPORT = """\
 ## leyden.export
 
-Keys of `python -m leyden.export run=outputs/NAME merge=true`; `run` must be set. What is checked: [Export](export.md)."""
+Keys of `python -m leyden.export run=outputs/NAME merge=true`; `run` must be set. What is checked:
+[Export](export.md)."""
 
 
 def settings_page(folder: Path) -> str:
