@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from leyden import __version__
-from leyden.backbone.heads import Head
 from leyden.problem.base import Problem
 from leyden.settings.locations import table_path
 from leyden.settings.schema import Settings
@@ -46,27 +45,42 @@ Fine-tuned with Leyden {__version__} on {_tables(settings)}, \
 {numbers}
 
 ```python
-{_loading(problem.head, where, generates=problem.generates)}
+{_loading(problem, where, grown=settings.tokenizer.add_prompt_answer_tokens)}
 {_using(problem)}
 ```
 """
 
 
-def _loading(head: Head, base: str | None, *, generates: bool) -> str:
-    """Lines of Python that load the saved model; an adapter with a head takes the head's size from the saved config."""
-    name = head.auto_class.__name__
+def _loading(problem: Problem, base: str | None, *, grown: bool) -> str:
+    """Lines of Python that load the saved model.
+
+    An adapter with a head takes the head's size from the saved config; where the vocabulary may have grown, its base
+    has the old size, and grows as `peft` lets the bases of other adapters.
+    """
+    head, name = problem.head, problem.head.auto_class.__name__
     peft, classes, load = "", name, f"model = {name}.from_pretrained(folder)"
     if base is not None and head.outputs is None:
         name = f"AutoPeft{name.removeprefix('Auto')}"
         peft, classes, load = f"from peft import {name}\n", "", f"model = {name}.from_pretrained(folder)"
     elif base is not None:
         peft, classes = "from peft import PeftModel\n", f"AutoConfig, {name}"
-        load = (
-            f"base = {name}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder))\n"
-            "model = PeftModel.from_pretrained(base, folder).eval()"
+        old = f", vocab_size=AutoConfig.from_pretrained({base!r}).vocab_size" if grown else ""
+        grow = (
+            "if len(tokenizer) > config.vocab_size:\n    base.resize_token_embeddings(len(tokenizer))\n"
+            if grown
+            else ""
         )
-    imported = ["AutoTokenizer", *filter(None, classes.split(", ")), *(["GenerationConfig"] if generates else [])]
-    settings = "generation = GenerationConfig.from_pretrained(folder)\n" if generates else ""
+        load = (
+            f"config = AutoConfig.from_pretrained(folder{old})\n"
+            f"base = {name}.from_pretrained({base!r}, config=config)\n"
+            f"{grow}model = PeftModel.from_pretrained(base, folder).eval()"
+        )
+    imported = [
+        "AutoTokenizer",
+        *filter(None, classes.split(", ")),
+        *(["GenerationConfig"] if problem.generates else []),
+    ]
+    settings = "generation = GenerationConfig.from_pretrained(folder)\n" if problem.generates else ""
     return (
         f'{peft}from transformers import {", ".join(sorted(imported))}\n\nfolder = "."\n'
         f"tokenizer = AutoTokenizer.from_pretrained(folder)\n{settings}{load}"

@@ -39,6 +39,8 @@ def load(saved: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
         own["revision"] = saved["revision"]
     if saved["head"]:
         own["config"] = transformers.AutoConfig.from_pretrained(folder, **options)
+        there = transformers.AutoConfig.from_pretrained(saved["base"], revision=saved["revision"], **options)
+        own["config"].vocab_size = there.vocab_size  # before the vocabulary grew
     if saved["quantization"] is not None:
         own["quantization_config"] = transformers.BitsAndBytesConfig.from_dict(saved["quantization"])
         own["device_map"] = {"": "cpu"}

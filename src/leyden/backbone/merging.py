@@ -19,7 +19,7 @@ def merged_model(model: PeftModel) -> PreTrainedModel:
     """The model with its adapter added in, and with the layers that were trained beside it.
 
     A weight that an adapted layer shares with another one, as an output head does with a tied embedding, is copied
-    first: the adapter belongs to one of the two. Such a model is saved untied.
+    first: the adapter belongs to one of the two. Such a model is untied from then on.
 
     Args:
         model: in floating point; merging into quantised weights would round them once more.
@@ -55,6 +55,7 @@ def _part_shared(model: PeftModel) -> None:
         weight = getattr(base, "weight", None)
         if isinstance(weight, nn.Parameter) and len(owners.get(id(weight), ())) > 1:
             base.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+            base_model(model).config.tie_word_embeddings = False
 
 
 def _tie_again(model: PreTrainedModel) -> None:
