@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
@@ -171,7 +171,9 @@ def _merge(export: Export, output: Path) -> tuple[Saved, list[Tensor]]:
             "%.2g for that reason.",
             export.dtype.effective, str(base.dtype).removeprefix("torch."), away,
         )  # fmt: skip
-    _write(merged_model(model).to(kept), export, output)
+    merged = merged_model(model)
+    cast(nn.Module, merged).to(kept)
+    _write(merged, export, output)
     dtype = str(kept).removeprefix("torch.")
     return Saved("merged", output, export.own().auto_class, export.own().head, dtype, None), outputs
 

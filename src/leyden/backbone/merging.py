@@ -41,7 +41,8 @@ def merged_model(model: PeftModel) -> PreTrainedModel:
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ModelError(f"merge=true: peft cannot merge this adapter of the kind {kind} ({why}). {cure}") from error
     _tie_again(merged)
-    return merged.eval()
+    merged.eval()
+    return merged
 
 
 def _part_shared(model: PeftModel) -> None:
@@ -52,15 +53,15 @@ def _part_shared(model: PeftModel) -> None:
             owners.setdefault(id(weight), set()).add(id(module))
     for layer in [module for module in model.modules() if isinstance(module, BaseTunerLayer)]:
         base: Any = layer.get_base_layer()
-        weight = getattr(base, "weight", None)
-        if isinstance(weight, nn.Parameter) and len(owners.get(id(weight), ())) > 1:
-            base.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        own = getattr(base, "weight", None)
+        if isinstance(own, nn.Parameter) and len(owners.get(id(own), ())) > 1:
+            base.weight = nn.Parameter(own.detach().clone(), requires_grad=False)
             base_model(model).config.tie_word_embeddings = False
 
 
 def _tie_again(model: PreTrainedModel) -> None:
     """Share an embedding and an output head that are equal; where they differ, say in the config that they are two."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head, embedding = cast(Any, model.get_output_embeddings()), cast(Any, model.get_input_embeddings())
     if head is None or not getattr(model.config, "tie_word_embeddings", False) or head.weight is embedding.weight:
         return
     if torch.equal(head.weight, embedding.weight):
