@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -40,7 +39,6 @@ def merged_model(model: PeftModel) -> PreTrainedModel:
     except Exception as error:  # each kind of adapter refuses in its own way
         why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ModelError(f"merge=true: peft cannot merge this adapter of the kind {kind} ({why}). {cure}") from error
-    _tie_again(merged)
     merged.eval()
     return merged
 
@@ -57,14 +55,3 @@ def _part_shared(model: PeftModel) -> None:
         if isinstance(own, nn.Parameter) and len(owners.get(id(own), ())) > 1:
             base.weight = nn.Parameter(own.detach().clone(), requires_grad=False)
             base_model(model).config.tie_word_embeddings = False
-
-
-def _tie_again(model: PreTrainedModel) -> None:
-    """Share an embedding and an output head that are equal; where they differ, say in the config that they are two."""
-    head, embedding = cast(Any, model.get_output_embeddings()), cast(Any, model.get_input_embeddings())
-    if head is None or not getattr(model.config, "tie_word_embeddings", False) or head.weight is embedding.weight:
-        return
-    if torch.equal(head.weight, embedding.weight):
-        head.weight = embedding.weight
-    else:
-        model.config.tie_word_embeddings = False
