@@ -18,7 +18,7 @@ from leyden.settings.checks import check
 from leyden.settings.composition import compose_config
 from leyden.settings.overrides import choices_of
 from leyden.settings.read import dump, parse
-from leyden.settings.schema import PredictSettings, Settings
+from leyden.settings.schema import ExportSettings, PredictSettings, Settings
 from leyden.settings.wording import fields_of, is_open
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -26,7 +26,7 @@ FILES = sorted(CONF.rglob("*.yaml"))
 PARTS = [file for file in FILES if file.parent != CONF and not file.stem.startswith("_")]
 FIELDS = dict(fields_of(Settings))
 OPEN = ("auto", "messages", "text")  # datasets that a table has to be named for, and no column
-WITHOUT_PACKAGE = {"train.yaml", "predict.yaml"}
+WITHOUT_PACKAGE = {"train.yaml", "predict.yaml", "export.yaml"}
 APART = re.compile(r"trainer.strategy=deepspeed\w+ needs|checkpoint=each_evaluation_epoch does not go with trainer")
 TRACKERS = ["logger.wandb.project=p", "logger.wandb.entity=e", "logger.neptune.project=w/p"]  # what has no default
 TABLE = ["dataset.train_dataframe=a.csv", "dataset.prompt_column=q", "dataset.answer_column=a"]
@@ -106,8 +106,8 @@ def test_every_file_sets_settings_only_and_explains_itself(file: Path) -> None:
     said = re.match(r"# @package (\S+)", text)
     package = said[1].replace("_global_", "") if said else file.parent.relative_to(CONF).as_posix().replace("/", ".")
     fields = FIELDS
-    if file.name == "predict.yaml":
-        fields = fields_of_predict()
+    if file.name in ("predict.yaml", "export.yaml"):
+        fields = fields_of_predict() if file.name == "predict.yaml" else dict(fields_of(ExportSettings))
     keys = keys_of(tree, package if file.name not in WITHOUT_PACKAGE else "")
     empty = tree == {"logger": {}} or (file.parent.name == "sweep" and set(tree) == {"defaults", "hydra"})
     assert keys or set(tree) == {"defaults"} or empty
@@ -137,6 +137,7 @@ def test_every_setting_has_its_default_in_a_file() -> None:
     predict = composed(name="predict")
     absent = {key for key in fields_of_predict() if OmegaConf.select(predict, key, default="absent") == "absent"}
     assert not absent
+    assert not [key for key in dict(fields_of(ExportSettings)) if key not in composed(name="export")]
 
 
 def tree_of(config: DictConfig) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from leyden.settings.command import USER_FAULT, report
-from leyden.settings.errors import ConfigError
+from leyden.settings.command import report
+from leyden.settings.errors import USER_FAULT, ConfigError
 from leyden.settings.h2o_command import import_file
 
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from leyden.settings.command import USER_FAULT, report
-from leyden.settings.errors import LeydenError
+from leyden.settings.command import report
+from leyden.settings.errors import USER_FAULT, LeydenError
 from leyden.settings.read_predict import CONFIG_DIR
 from leyden.settings.reference import settings_page
 

@@ -17,7 +17,8 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 HEAVY = ("torch", "lightning", "transformers", "peft", "pandas", "numpy")
 LIMIT_S = 1.5
 LOADED_MACHINE = 3  # other processes share the cores and their caches, also while a test runs
-TINY = ["backbone=tiny", "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none"]
+TINY = ["backbone=tiny", "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none",
+        "checkpoint.verify=false"]  # fmt: skip
 BAD = ["problem=dpo", "lora.rnak=8", "optimizer.learning_rate=0", "dataset.train_dataframe=nix.csv", "foo"]
 
 

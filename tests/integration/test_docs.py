@@ -31,7 +31,7 @@ from leyden.settings.schema import Settings
 Blocks = Callable[..., list[str]]
 TINY = [
     "backbone=tiny", "dataset.data_sample=0.05", "tokenizer.max_length=256", "generation.max_length_inference=4",
-    "trainer.progress=none", "experiment_name=run",
+    "trainer.progress=none", "experiment_name=run", "checkpoint.verify=false",
 ]  # fmt: skip
 
 

@@ -68,7 +68,8 @@ def train_once(case: Case, folder: Path, *, whole: bool) -> None:
     second = case.second.write(folder, "second") if case.second else table
     changes = {
         "tokenizer.max_length": 96, "trainer.batch_size": 16, "trainer.progress": "none",
-        "generation.max_length_inference": 3, "output_directory": str(folder), "experiment_name": "run",
+        "generation.max_length_inference": 3, "checkpoint.verify": False,
+        "output_directory": str(folder), "experiment_name": "run",
         "dataset.train_dataframe": table, **case.changes,
     }  # fmt: skip
     if case.changes.get("dataset.validation_strategy") == "custom":

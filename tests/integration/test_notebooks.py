@@ -13,7 +13,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").rglob("*.ipynb"))
 TINY = (
     '"backbone=tiny", "dataset.data_sample=0.05", "tokenizer.max_length=256", "generation.max_length_inference=4", '
-    '"trainer.progress=none",'
+    '"trainer.progress=none", "checkpoint.verify=false",'
 )
 
 

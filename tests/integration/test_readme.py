@@ -25,6 +25,7 @@ from leyden.settings.command import Entry, check_command
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import read
+from leyden.settings.read_export import compose_export, read_export
 from leyden.settings.read_predict import read_predict
 from leyden.settings.schema import PredictSettings, Settings
 
@@ -127,7 +128,6 @@ def test_model_loads_without_leyden(readme: str, code_blocks: Blocks, first_scre
         cwd=first_screen.folder, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert (first_screen.folder / "merged" / "model.safetensors").is_file()
 
 
 def test_every_command_is_accepted(
@@ -148,6 +148,21 @@ def test_every_command_is_accepted(
             check_command(get_args_parser().parse_args(arguments), entries[script])
         except ConfigError as error:
             pytest.fail(f"{script} {' '.join(arguments)}\n{error}")
+
+
+def test_every_export_is_accepted(
+    documents: dict[str, str], code_blocks: Blocks, first_screen: SimpleNamespace, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copytree(first_screen.run, tmp_path / "outputs" / "NAME")
+    monkeypatch.chdir(tmp_path)
+    lines = [line for text in documents.values() for block in code_blocks(text) for line in block.splitlines()]
+    exports = [line for line in lines if line.startswith("python -m leyden.export ")]
+    assert len(exports) >= 4
+    for line in exports:
+        wanted, _, folder = read_export(compose_export(shlex.split(line, comments=True)[3:]))
+        assert folder == Path("outputs/NAME")
+        assert wanted.merge is ("merge=true" in line)
 
 
 def test_a_sweep_without_a_name_goes_where_it_is_said_to(readme: str, project_root: Path) -> None:
@@ -269,7 +284,14 @@ def test_recipe_trains_and_holds_differences_only(
     conf = project_root / "conf"
     table = yaml.safe_load((conf / "experiment" / f"{name}.yaml").read_text()).get("dataset", {}).get("train_dataframe")
     data = [f"dataset.train_dataframe={request.getfixturevalue('shared_data') / table}"] if table else []
-    small = [*TINY, *data, "dataset.data_sample=0.05", f"output_directory={tmp_path}", "experiment_name=run"]
+    small = [
+        *TINY,
+        *data,
+        "checkpoint.verify=false",
+        "dataset.data_sample=0.05",
+        f"output_directory={tmp_path}",
+        "experiment_name=run",
+    ]
     config, faults = compose_config("train", [f"experiment={name}", *small], conf)
     assert config is not None
     assert not faults

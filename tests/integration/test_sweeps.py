@@ -32,7 +32,8 @@ from leyden.training.problems import dotted
 Cli = Callable[..., "CompletedProcess[str]"]
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TRAIN = Entry("train", CONF, Settings, read)
-TINY = ["backbone=tiny", "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none"]
+TINY = ["backbone=tiny", "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none",
+        "checkpoint.verify=false"]  # fmt: skip
 SEARCHES = choices_of([CONF], "sweep")
 OPTUNA = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of the sweeper's Optuna 2
 
@@ -122,7 +123,8 @@ def losses(settings: Settings, *rest: object) -> float:
 
 
 def search(run_here: Cli, folder: Path, *overrides: str) -> tuple[SimpleNamespace, list[dict[str, str]]]:
-    done = run_here(["train.py", *overrides, "backbone=tiny", "experiment_name=s"], cwd=folder)
+    own = ["backbone=tiny", "experiment_name=s", "checkpoint.verify=false"]
+    done = run_here(["train.py", *overrides, *own], cwd=folder)
     best = yaml.safe_load((folder / "outputs" / "s" / "optimization_results.yaml").read_text())
     return SimpleNamespace(done=done, best=best), table(folder / "outputs" / "s")
 
@@ -210,7 +212,8 @@ def test_jobs_in_processes_of_their_own_are_in_the_table_too(launcher: str, run_
     (tmp_path / "good.csv").write_text("p,a\n" + "".join(f"q{n},a{n}\n" for n in range(8)), encoding="utf-8")
     (tmp_path / "empty.csv").write_text("p,a\n", encoding="utf-8")
     own = ["backbone=tiny", "dataset=table", "dataset.prompt_column=p", "dataset.answer_column=a", "experiment_name=s",
-           "dataset.train_dataframe=empty.csv,good.csv", "generation.max_length_inference=4"]  # fmt: skip
+           "dataset.train_dataframe=empty.csv,good.csv", "generation.max_length_inference=4",
+           "checkpoint.verify=false"]  # fmt: skip
     done = run_cli(["train.py", "-m", *own, *f"hydra/launcher={launcher}".split()], cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     rows = table(tmp_path / "outputs" / "s")

@@ -27,7 +27,8 @@ from leyden.training.outcome import Run
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 CONF = Path(__file__).resolve().parents[2] / "conf"
-TINY = ["backbone=tiny", "dataset.data_sample=0.1", "generation.max_length_inference=8", "tokenizer.max_length=256"]
+TINY = ["backbone=tiny", "dataset.data_sample=0.1", "generation.max_length_inference=8", "tokenizer.max_length=256",
+        "checkpoint.verify=false"]  # fmt: skip
 FRESH_PROCESS = """
 import sys
 sys.modules["leyden"] = None          # any import of it fails from here on
@@ -255,7 +256,7 @@ def test_predictions_are_written_whatever_else_the_table_holds(run_here: Cli, tm
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     columns = ["dataset=table", "dataset.train_dataframe=t.jsonl", "dataset.prompt_column=q", "dataset.answer_column=a"]
     short = "generation.max_length_inference=4"
-    command = ["train.py", "backbone=tiny", *columns, short, "dataset.validation_size=0.4"]
+    command = ["train.py", "backbone=tiny", *columns, short, "dataset.validation_size=0.4", "checkpoint.verify=false"]
     done = run_here([*command, "experiment_name=run", "output_directory=."], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "'extra' of the table holds several types" in done.stderr

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from leyden import settings_page
 from leyden.settings.composition import compose_config
 from leyden.settings.config_files import flat
-from leyden.settings.schema import PredictSettings, Settings
+from leyden.settings.schema import ExportSettings, PredictSettings, Settings
 from leyden.settings.wording import fields_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,11 +43,11 @@ def tables(text: str) -> Iterator[tuple[str, list[str], list[Row]]]:
 
 
 def rows_of(text: str) -> dict[str, dict[str, Row]]:
-    """The rows about keys, for each of the two commands, by key."""
-    found: dict[str, dict[str, Row]] = {"train": {}, "predict": {}}
+    """The rows about keys, for each of the commands, by key."""
+    found: dict[str, dict[str, Row]] = {"train": {}, "predict": {}, "export": {}}
     for title, heads, rows in tables(text):
         if heads == HEADS:
-            part = found["predict" if title == "predict.py" else "train"]
+            part = found[{"predict.py": "predict", "leyden.export": "export"}.get(title, "train")]
             for row in rows:
                 key = row[0].strip("`")
                 assert key not in part, f"{key} stands there twice"
@@ -104,11 +104,11 @@ def test_the_page_is_what_the_code_and_the_files_say(capsys: pytest.CaptureFixtu
 
 
 def test_every_key_has_one_full_row() -> None:
-    for part, schema in (("train", Settings), ("predict", PredictSettings)):
+    for part, schema in (("train", Settings), ("predict", PredictSettings), ("export", ExportSettings)):
         fields = dict(fields_of(schema))
         keys = [key for key in fields if not any(other.startswith(f"{key}.") for other in fields)]
         shown = {key.replace("metric.NAME.", "metric.") for key in ROWS[part]}
-        assert len(keys) > 20
+        assert len(keys) > (3 if part == "export" else 20)
         assert set(keys) <= shown
     for rows in ROWS.values():
         assert not [row for row in rows.values() if len(row) != len(HEADS) or not all(cell.strip() for cell in row)]
@@ -121,7 +121,8 @@ def test_what_hydra_composes_stands_on_the_page() -> None:
         for key in leaves(composed(f"metric={name}")):
             head, _, knob = key.rpartition(".")
             assert key in ROWS["train"] or (head == f"metric.{name}" and f"metric.NAME.{knob}" in ROWS["train"])
-    assert set(leaves(composed(name="predict"))) == set(ROWS["predict"])
+    for name in ("predict", "export"):
+        assert set(leaves(composed(name=name))) == set(ROWS[name])
 
 
 @pytest.mark.parametrize(

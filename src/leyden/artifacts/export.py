@@ -12,14 +12,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from leyden import __version__
+from leyden.artifacts.card import model_card
 from leyden.backbone.generate import generation_config
-from leyden.backbone.heads import Head
 from leyden.backbone.lora import base_location
 from leyden.backbone.scoring import base_model
-from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
-from leyden.settings.locations import table_path
 from leyden.settings.schema import Settings
 from leyden.training.devices import world_size
 from leyden.training.outcome import Run
@@ -84,7 +81,9 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
         # a decoder beside an encoder starts from a token of its own, which neither settings nor tokenizer know
         generation.decoder_start_token_id = getattr(base_model(backbone).config, "decoder_start_token_id", None)
         generation.save_pretrained(folder)
-    (folder / "README.md").write_text(_card(run, material, settings, results), encoding="utf-8")
+    where = base_location(backbone) if isinstance(backbone, PeftModel) else None
+    card = model_card(settings, material.problem, material.counts["train"]["samples"], results, where)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, jinja: str, folder: Path) -> None:
@@ -119,78 +118,3 @@ def _weight_bytes(material: Material) -> int:
         return material.checkpoint.gguf.stat().st_size * 6  # about 5 bits a weight become 32
     folder = Path(material.checkpoint.tokenizer_location)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
-
-
-def _tables(settings: Settings) -> str:
-    return ", ".join(f"`{table_path(name).name}`" for name in settings.dataset.train_tables)
-
-
-def _card(run: Run, material: Material, settings: Settings, results: Mapping[str, object]) -> str:
-    """The model card: what was trained on what, how well it does, and how to load it without Leyden."""
-    backbone = run.module.backbone
-    adapter, where = isinstance(backbone, PeftModel), base_location(backbone) or material.checkpoint.location
-    base = f"\nThe adapter needs its base, which is at `{where}`.\n" if adapter else ""
-    final = results.get("final")
-    numbers = "\n".join(f"| {key} | {value} |" for key, value in (final if isinstance(final, dict) else {}).items())
-    return f"""---
-library_name: {"peft" if adapter else "transformers"}
-base_model: {settings.backbone.name}
-tags: [leyden]
----
-
-# {settings.problem.target.rpartition(".")[2]} of {settings.backbone.name}
-
-Fine-tuned with Leyden {__version__} on {_tables(settings)}, \
-{material.counts["train"]["samples"]} samples.
-{base}
-| result | value |
-|---|---|
-{numbers}
-
-```python
-{_loading(material.problem.head, where if adapter else None, generates=material.problem.generates)}
-{_using(material.problem)}
-```
-"""
-
-
-def _loading(head: Head, base: str | None, *, generates: bool) -> str:
-    """Lines of Python that load the saved model; an adapter with a head takes the head's size from the saved config."""
-    name = head.auto_class.__name__
-    peft, classes, load = "", name, f"model = {name}.from_pretrained(folder)"
-    if base is not None and head.outputs is None:
-        name = f"AutoPeft{name.removeprefix('Auto')}"
-        peft, classes, load = f"from peft import {name}\n", "", f"model = {name}.from_pretrained(folder)"
-    elif base is not None:
-        peft, classes = "from peft import PeftModel\n", f"AutoConfig, {name}"
-        load = (
-            f"base = {name}.from_pretrained({base!r}, config=AutoConfig.from_pretrained(folder))\n"
-            "model = PeftModel.from_pretrained(base, folder).eval()"
-        )
-    imported = ["AutoTokenizer", *filter(None, classes.split(", ")), *(["GenerationConfig"] if generates else [])]
-    settings = "generation = GenerationConfig.from_pretrained(folder)\n" if generates else ""
-    return (
-        f'{peft}from transformers import {", ".join(sorted(imported))}\n\nfolder = "."\n'
-        f"tokenizer = AutoTokenizer.from_pretrained(folder)\n{settings}{load}"
-    )
-
-
-def _using(problem: Problem) -> str:
-    """Lines of Python that answer one text with the loaded model."""
-    if problem.head.family == "decoder" and problem.head.outputs is None:
-        return """messages = [{"role": "user", "content": "Hello"}]
-prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-print(tokenizer.decode(model.generate(**prompt, generation_config=generation)[0]))"""
-    lines = """text = "Hello"  # written as in training: see prompt_text in predictions.csv
-inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-"""
-    if problem.head.outputs is None:
-        return f"{lines}print(tokenizer.decode(model.generate(**inputs, generation_config=generation)[0]))"
-    if problem.head.problem_type == "regression":
-        return (
-            f"{lines}outputs = model(**inputs).logits[0].tolist()\n"
-            "scale = zip(model.config.target_mean, model.config.target_deviation, outputs)\n"
-            "print([mean + deviation * output for mean, deviation, output in scale])"
-        )
-    kind = "softmax(-1)" if problem.head.problem_type == "single_label_classification" else "sigmoid()"
-    return f"{lines}print(model.config.id2label, model(**inputs).logits[0].{kind}.tolist())"

@@ -29,10 +29,11 @@ from leyden.artifacts.run_log import RunLog, say
 from leyden.artifacts.summary import argument, summary
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
+from leyden.artifacts.verification import verify_run
 from leyden.artifacts.workers import run_workers
 from leyden.data.dataset import TreeDataset
 from leyden.settings.command import typed_overrides
-from leyden.settings.errors import MetricError
+from leyden.settings.errors import ExportError, MetricError
 from leyden.settings.read import dump
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
@@ -130,10 +131,11 @@ def finish_job(  # noqa: PLR0913, PLR0917
         start: checkpoints of an earlier part of the run.
 
     Raises:
+        ExportError: in the end, when the saved model is not what was trained.
         MetricError: in the end, when a metric has failed in an evaluation after training had begun.
         Stopped: a signal has ended the training; results so far are written.
     """
-    clock = time.perf_counter()
+    clock, verdict = time.perf_counter(), dict[str, Any]()
     announce(material)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
     with running(trackers, dump(settings)), where_to_go_on(folder):
@@ -151,10 +153,13 @@ def finish_job(  # noqa: PLR0913, PLR0917
             save_run(run, material, settings, folder, results)
             write(SAVED)
             save_predictions(run, material, settings, folder)
+            verdict = verify_run(run, material, settings, folder)
     if not is_later_rank():
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
-        write(DONE, trackers={one.kind: one.state for one in trackers})
+        write(DONE, trackers={one.kind: one.state for one in trackers}, export=verdict or None)
         print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
+    if verdict.get("faults"):
+        raise ExportError(verdict["faults"])
     if run.module.failures:
         raise MetricError(
             [

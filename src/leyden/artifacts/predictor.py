@@ -85,7 +85,7 @@ def load_predictor(
     precision = settings.trainer.precision
     dtype = weight_type(choose_dtype(settings.backbone.dtype, device, precision), precision)
     stored = settings.backbone.model_copy(update={"pretrained": True, "pretrained_weights": None})
-    trained = _trained(checkpoint, settings, run)
+    trained = trained_checkpoint(checkpoint, settings, run)
     base = load_model(trained, stored, dtype, problem.head)
     fit_vocabulary(base, tokenizer)
     model: nn.Module = base
@@ -117,7 +117,7 @@ def _adapter(run: Path) -> Path:
     return folder
 
 
-def _trained(checkpoint: Checkpoint, settings: Settings, run: Path | None) -> Checkpoint:
+def trained_checkpoint(checkpoint: Checkpoint, settings: Settings, run: Path | None) -> Checkpoint:
     """Where the weights are that a run trained, or that its adapter lies on."""
     if run is None:
         return checkpoint

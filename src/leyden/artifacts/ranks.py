@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from leyden.settings.command import USER_FAULT, report
-from leyden.settings.errors import LeydenError, TrainingError
+from leyden.settings.command import report
+from leyden.settings.errors import USER_FAULT, LeydenError, TrainingError
 from leyden.settings.torchrun import Launched, launched
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from leyden.artifacts.csv_cells import inert
-from leyden.settings.command import PROGRAM_FAULT, USER_FAULT, job_folder
-from leyden.settings.errors import LeydenError
+from leyden.settings.command import job_folder
+from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, LeydenError
 from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
 
 TABLE = "sweep.csv"

@@ -13,7 +13,7 @@ from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.job import finish_job, prepared
 from leyden.artifacts.run_log import RunLog
 from leyden.artifacts.workers import GOES_ON, REQUESTED_SEED, end_with_parent
-from leyden.settings.command import USER_FAULT, report
+from leyden.settings.command import report
 from leyden.settings.errors import LeydenError
 from leyden.settings.read import parse, saved_config
 from leyden.settings.schema import Settings
@@ -44,7 +44,7 @@ def main(path: Path) -> int:
             raise
         if speaks:
             report(error)
-        return USER_FAULT
+        return error.code
     return 0
 
 

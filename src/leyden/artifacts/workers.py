@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 
 from leyden.artifacts.folder import RunFolder
-from leyden.settings.errors import TrainingError
+from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, TrainingError
 from leyden.training.interrupts import EXIT, SIGNALS, Interrupts, Stopped
 
 GOES_ON, REQUESTED_SEED = "LEYDEN_GOES_ON", "LEYDEN_REQUESTED_SEED"  # variables that the workers read
@@ -41,7 +41,9 @@ def run_workers(folder: RunFolder, requested_seed: int, interrupts: Interrupts, 
     if process.returncode in {EXIT + signum for signum in SIGNALS}:
         raise Stopped(process.returncode - EXIT)
     if process.returncode:
-        raise TrainingError(f"The worker processes ended with code {process.returncode}; their words stand above.")
+        error = TrainingError(f"The worker processes ended with code {process.returncode}; their words stand above.")
+        error.code = USER_FAULT if process.returncode == USER_FAULT else PROGRAM_FAULT
+        raise error
     interrupts.wait(on=False)
 
 

@@ -22,7 +22,11 @@ from leyden.settings.model_groups import Adapter, Lora
 
 
 def add_adapter(
-    model: PreTrainedModel, settings: Lora | Adapter | None, base_name: str, task: str = "CAUSAL_LM"
+    model: PreTrainedModel,
+    settings: Lora | Adapter | None,
+    base_name: str,
+    task: str = "CAUSAL_LM",
+    revision: str | None = None,
 ) -> PreTrainedModel | PeftModel:
     """Freeze the model and put adapters on it; without settings every weight stays trainable.
 
@@ -34,6 +38,7 @@ def add_adapter(
         settings: of the adapter.
         base_name: folder or hub id that the saved adapter names as its base.
         task: the word of `peft` for what the model does; with `SEQ_CLS` its head is trained in full beside the adapter.
+        revision: of the base on the hub, which the saved adapter names too.
 
     Raises:
         ModelError: an entry of `target_modules` or `unfreeze_layers` fits no module, or the adapter changes the weights
@@ -47,6 +52,7 @@ def add_adapter(
     else:
         adapted = _with_lora(model, settings, task)
     adapted.peft_config["default"].base_model_name_or_path = base_name
+    adapted.peft_config["default"].revision = revision
     adapted.train()
     return adapted
 

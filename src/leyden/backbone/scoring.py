@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -73,16 +74,39 @@ def _logps(
     if projection is not None:
         hidden = base.get_decoder()(**inputs).last_hidden_state
         return projection.logps(hidden[rows, columns], ids)
+    logits = _logits(model, base, inputs, (rows, columns), packed=packed)
+    return -F.cross_entropy(logits.float(), ids, reduction="none")
+
+
+def target_logits(model: nn.Module, batch: Batch, chosen: Sequence[int]) -> Tensor:
+    """The logits that score some targets of a batch: [C, V], float32.
+
+    Args:
+        model: as for `target_logps`.
+        batch: as for `target_logps`.
+        chosen: which of the N targets.
+    """
+    base = base_model(model)
+    places = (batch.target_rows[chosen], batch.target_columns[chosen])
+    return _logits(model, base, model_inputs(base, batch), places, packed=batch.segments is not None).float()
+
+
+def _logits(
+    model: nn.Module, base: PreTrainedModel, inputs: dict[str, object], places: tuple[Tensor, Tensor], *, packed: bool
+) -> Tensor:
+    """The logits in these rows and columns, with the head run there alone where the model can do that."""
+    rows, columns = places
+    found: Tensor
     if "logits_to_keep" not in inspect.signature(type(base).forward).parameters:
-        logits = model(**inputs).logits[rows, columns]
+        found = model(**inputs).logits[rows, columns]
     elif packed:
         # One row: the head's output comes out in the order of the targets and need not be copied; a source with two
         # targets, such as the end of a shared prompt, is projected twice.
-        logits = model(**inputs, logits_to_keep=columns).logits[0]
+        found = model(**inputs, logits_to_keep=columns).logits[0]
     else:
-        kept, places = torch.unique(columns, return_inverse=True)
-        logits = model(**inputs, logits_to_keep=kept).logits[rows, places]
-    return -F.cross_entropy(logits.float(), ids, reduction="none")
+        kept, where = torch.unique(columns, return_inverse=True)
+        found = model(**inputs, logits_to_keep=kept).logits[rows, where]
+    return found
 
 
 @torch.no_grad()

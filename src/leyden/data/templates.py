@@ -35,11 +35,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Layout:
-    """The frames of a conversation with a given number of turns."""
+    """The frames of a conversation with a given number of turns, and what stands behind the last one."""
 
     system: Frame
     prompts: tuple[Frame, ...]
     answers: tuple[Frame, ...]
+    closing: Ids = ()
 
     def before_answer(self) -> int:
         """How many tokens the frames before the last answer have together."""
@@ -190,7 +191,7 @@ class ChatTemplate:
             prompts.append(Frame(lead, rest[place]))
             answers.append(Frame((), rest[place + 1][:size]))
             lead = rest[place + 1][size:]
-        return Layout(head, tuple(prompts), tuple(answers))
+        return Layout(head, tuple(prompts), tuple(answers), lead)
 
     def _size_of_end(self, ids: Ids, closing: Ids) -> int:
         """How many of the ids after an answer belong to it.

@@ -112,6 +112,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
         (not settings.generation.do_sample, "generation.", "temperature top_k top_p", "generation.do_sample=false"),
         (not on_hub, "backbone.", "revision", "backbone.name is no hub id"),
         (policy != "each_evaluation_epoch", "checkpoint.", "max_gib", f"checkpoint={policy} keeps what it must"),
+        (policy == "disable", "checkpoint.", "verify", "checkpoint=disable keeps no model"),
         (patience is None, "trainer.", "early_stopping_min_delta", "trainer.early_stopping_patience=null"),
         *unused_strategies(settings.trainer),
         (

@@ -22,14 +22,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leyden.settings.base import Group
 from leyden.settings.composition import compose_config, fault_of, search_space
-from leyden.settings.errors import ConfigError, LeydenError, TrainingError
+from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, ConfigError, LeydenError, TrainingError
 from leyden.settings.help import help_text
 from leyden.settings.overrides import misfits, read_overrides, typed_keys, variants
 from leyden.settings.sweeps import count_faults, flag_first, sweep_fault, taken
 from leyden.settings.torchrun import is_one_of_several
 from leyden.settings.wording import fields_of
 
-PROGRAM_FAULT, USER_FAULT = 1, 2
 SWEEP_FOLDER = "hydra.sweep.dir="  # where that is said, the names below do not count
 Check = Callable[[DictConfig, frozenset[str]], object]
 _reported: list[Exception] = []
@@ -89,7 +88,7 @@ def run_command(main: Callable[[], Any], entry: Entry) -> int:
         if debug:
             raise
         report(error)
-        return USER_FAULT
+        return error.code
     except (HydraException, OmegaConfBaseException) as error:
         if debug:
             raise
@@ -116,7 +115,7 @@ def _run_all(main: Callable[[], Any], entry: Entry) -> None:
 
 def _code() -> int:
     """The exit code that all jobs together ask for: a fault of the program weighs more than one of the user."""
-    codes = {*_codes, *(USER_FAULT if isinstance(error, LeydenError) else PROGRAM_FAULT for error in _reported)}
+    codes = {*_codes, *(error.code if isinstance(error, LeydenError) else PROGRAM_FAULT for error in _reported)}
     return next((code for code in (PROGRAM_FAULT, USER_FAULT) if code in codes), 0)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+PROGRAM_FAULT, USER_FAULT = 1, 2  # exit codes
+
 
 class LeydenError(Exception):
-    """Faults of settings, data or model that the user can mend; printed without a traceback, exit code 2.
+    """Faults of settings, data or model; printed without a traceback. Exit code 2 where the user can mend them.
 
     Args:
         faults: one message or several. Each names the setting or file, the value, what is allowed and what to do.
     """
 
     kind = "error"
+    code = USER_FAULT
 
     def __init__(self, faults: str | Iterable[str]) -> None:
         self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
@@ -47,3 +50,10 @@ class TrainingError(LeydenError):
     """Training cannot go on with these settings and this data, such as when no gradient is finite any more."""
 
     kind = "training error"
+
+
+class ExportError(LeydenError):
+    """A saved model is not what was trained, or could not be loaded; the folder is kept. Exit code 1."""
+
+    kind = "export error"
+    code = PROGRAM_FAULT

@@ -29,6 +29,13 @@ Predict a table: one prediction per row, in order.
   python predict.py run=owner/model dataset.path=new.csv            with a model of the hub, a folder or a .gguf file
   python predict.py ... --cfg job                                   show every setting, and predict nothing
 """,
+    "export": """\
+Write the model of a run for use elsewhere, and check what was written against what was trained.
+
+  python -m leyden.export run=outputs/NAME                          check the model folder again
+  python -m leyden.export run=outputs/NAME merge=true               a whole model in outputs/NAME/merged
+  python -m leyden.export run=outputs/NAME merge=true output=FOLDER
+""",
 }
 WIDTH = 120
 GROUPS = {

@@ -54,7 +54,7 @@ def run_folder(name: str) -> Path | None:
     return None
 
 
-def _missing_run(name: str) -> list[str] | None:
+def missing_runs(name: str) -> list[str] | None:
     """The runs beside a path that is not there and looks like that of a run; None for any other name."""
     path = Path(name).expanduser()
     if path.exists() or len(path.parts) == 1 or name.startswith((WHEEL, TINY)):
@@ -67,7 +67,7 @@ def _missing_run(name: str) -> list[str] | None:
 def _faults(wanted: PredictSettings) -> Iterator[str]:
     if wanted.run is None:
         yield "run is not set. Set run=outputs/NAME, or run= a model folder, hub id or .gguf file."
-    elif (runs := _missing_run(wanted.run)) is not None:
+    elif (runs := missing_runs(wanted.run)) is not None:
         yield f"run={wanted.run!r}: there is no such folder. There are: {', '.join(runs) or 'none'}."
     elif run_folder(wanted.run) is None:
         yield from checkpoint_faults(wanted.run, "run")

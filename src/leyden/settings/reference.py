@@ -15,7 +15,7 @@ from leyden.settings.config_files import ConfigFile, read_config_file, read_grou
 from leyden.settings.h2o_rules import LOSSES, METRICS, OPTIMIZERS, PROBLEMS
 from leyden.settings.overrides import choices_of
 from leyden.settings.reference_facts import MOST_VALUES, NONE, Facts, choices, foreign, gather, plain, type_of, written
-from leyden.settings.schema import PredictSettings
+from leyden.settings.schema import ExportSettings, PredictSettings
 from leyden.settings.wording import fields_of, groups_in
 
 KEYS = ("key", "type and range", "default", "meaning", "in H2O LLM Studio")
@@ -57,6 +57,12 @@ PREDICTION = """\
 Keys of `python predict.py run=outputs/NAME dataset.path=new.csv`; these two must be set. Below `dataset`,
 `tokenizer` and `generation`, `null` stands for what the run was trained with."""
 
+EXPORT = """\
+## leyden.export
+
+Keys of `python -m leyden.export run=outputs/NAME merge=true`; `run` must be set. What is checked:
+[Export](export.md)."""
+
 
 def settings_page(folder: Path) -> str:
     """The page in Markdown; the same code and files give the same text.
@@ -68,7 +74,7 @@ def settings_page(folder: Path) -> str:
         ConfigError: a file of a group does not compose.
     """
     facts = gather(folder)
-    titles = ["Root", *facts.groups, "experiment", "sweep", "predict.py"]
+    titles = ["Root", *facts.groups, "experiment", "sweep", "predict.py", "leyden.export"]
     parts = [INTRODUCTION, "Contents: " + " · ".join(f"[{title}](#{_anchor(title)})" for title in titles)]
     parts += ["## Root", _keys(facts, "")]
     for group in facts.groups:
@@ -77,6 +83,12 @@ def settings_page(folder: Path) -> str:
     parts += [EXPERIMENTS, _table(("choice", "what it is"), [(f"`{file.name}`", file.words) for file in experiments])]
     parts += [SWEEPS, *_sweeps(folder)]
     parts += [PREDICTION, _table(KEYS, _prediction(facts, read_config_file(folder, "predict")))]
+    fields = dict(fields_of(ExportSettings))
+    rows = [
+        (f"`{key}`", type_of(fields[key]), written(value), str(fields[key].description), NONE)
+        for key, value in read_config_file(folder, "export").values.items()
+    ]
+    parts += [EXPORT, _table(KEYS, rows)]
     return "\n\n".join(parts) + "\n"
 
 

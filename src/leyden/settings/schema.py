@@ -127,3 +127,17 @@ class PredictSettings(Group):
     @classmethod
     def _number_as_name(cls, value: Any) -> Any:
         return as_name(value)
+
+
+class ExportSettings(Group):
+    """What `python -m leyden.export` needs beside the settings of the run."""
+
+    run: str | None = Field(description="Run folder, or its model folder.")
+    merge: bool = Field(description="Add the adapter into its base and write a whole model.")
+    output: str | None = Field(description="New folder for the model; null: merged in the run folder, with merge=true.")
+    debug: bool = Field(description="Show the traceback of an error.")
+
+    @field_validator("run", "output", mode="before")
+    @classmethod
+    def _number_as_name(cls, value: Any) -> Any:
+        return as_name(value)

@@ -114,6 +114,9 @@ class Checkpoint(Group):
         description="Write one after the update that ends so many minutes, besides those of evaluations; null: never."
     )
     max_gib: Positive | None = Field(description="Size of all checkpoints together, in GiB; null: no limit.")
+    verify: bool = Field(
+        default=True, description="Load the saved model in a fresh process and compare it with the run's own."
+    )
 
     @property
     def kept(self) -> Literal["best", "final"]:

@@ -60,7 +60,8 @@ def load_backbone(
     ):
         log.warning("%s", warning)
     freeze_layers(model, settings.backbone.freeze_layers)
-    backbone = add_adapter(model, settings.lora, base, head.task)
+    revision = settings.backbone.revision if base == material.checkpoint.location else None
+    backbone = add_adapter(model, settings.lora, base, head.task, revision)
     if source := find_source(settings.backbone.pretrained_weights):
         compare_heads(model, source, head)
         if source.is_adapter and isinstance(backbone, PeftModel):

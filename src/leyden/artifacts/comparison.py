@@ -1,0 +1,176 @@
+"""What a saved model says beside what was expected of it: the difference, what is allowed, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from leyden.artifacts.probe import OTHER, SAME, Probe
+from leyden.settings.wording import counted
+
+TOLERANCES = {
+    # of the largest difference, as a share of the largest output, or of 1 where all outputs are smaller
+    "float64": 1e-4, "float32": 1e-4,  # sums in another order
+    "float16": 1e-2, "bfloat16": 3e-2,  # a few units in the last place of 11 and 8 bits
+    "int8": 5e-2, "int4": 5e-2,  # inputs are rounded too, and by what stands beside them in a batch
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model folder, and how it is loaded.
+
+    Attributes:
+        name: of its part of the record.
+        folder: of the model.
+        auto_class: name of the library's class.
+        head: whether it has one; then the outputs of the head are compared.
+        dtype: in which its outputs were computed: of the weights, or `int8`, `int4`.
+        base: folder or hub id of what an adapter lies on; None for a whole model.
+        revision: of the base on the hub.
+        compute: type that the base of an adapter is loaded in.
+        quantization: how the base is quantised; None: not at all.
+    """
+
+    name: str
+    folder: Path
+    auto_class: str
+    head: bool
+    dtype: str
+    base: str | None = None
+    revision: str | None = None
+    compute: str = "float32"
+    quantization: Mapping[str, Any] | None = None
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference that is rounding."""
+        return TOLERANCES[self.dtype]
+
+    def request(self) -> dict[str, Any]:
+        """What the fresh process is told."""
+        told = {key: value for key, value in asdict(self).items() if key != "compute"}
+        return {**told, "folder": str(self.folder.absolute()), "dtype": self.compute}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a saved model compares with the run's own.
+
+    Attributes:
+        folder: of the model.
+        max_logit_difference: of all outputs.
+        largest_logit: of the run's model.
+        tolerance: largest difference that is rounding, as a share of the largest output or of 1.
+        rows: whose outputs were compared.
+        conversations: whose tokens were compared.
+        tokens_compared: of all conversations.
+        rows_different: conversations of which the saved tokenizer or template makes something else.
+        rows_joined: conversations whose texts are tokenised differently once they are joined; the text is the same.
+        prompts_different: conversations whose generation prompt differs from the one that was trained.
+        left_out: conversations that no template can write, by the reason.
+    """
+
+    folder: str
+    max_logit_difference: float
+    largest_logit: float
+    tolerance: float
+    rows: int
+    conversations: int
+    tokens_compared: int
+    rows_different: int
+    rows_joined: int
+    prompts_different: int
+    left_out: Mapping[str, int]
+
+    @property
+    def allowed(self) -> float:
+        """Largest difference that is allowed."""
+        return self.tolerance * max(1.0, self.largest_logit)
+
+    def faults(self) -> list[str]:
+        """What is not as it was trained."""
+        kept = "The folder is kept for inspection; do not use it before you know why."
+        found = []
+        if not self.max_logit_difference <= self.allowed:
+            found.append(
+                f"{self.folder}: loaded in a fresh process, its outputs differ from those of the trained model by "
+                f"{self.max_logit_difference:.3g}, and {self.allowed:.3g} is allowed ({self.tolerance:g} of the "
+                f"largest output, {self.largest_logit:.3g}). {kept}"
+            )
+        if self.rows_different:
+            found.append(
+                f"{self.folder}: of {counted(self.conversations, 'conversations')} its tokenizer and chat template "
+                f"write {self.rows_different} with other tokens than those that were trained. {kept}"
+            )
+        return found
+
+    def sentences(self) -> list[str]:
+        """What was compared, for the terminal."""
+        lines = [
+            f"{self.folder}, loaded in a fresh process without Leyden: the largest difference of its outputs on "
+            f"{counted(self.rows, 'rows')} is {self.max_logit_difference:.2g} (allowed: {self.allowed:.2g}); "
+            f"{counted(self.conversations, 'conversations')} of the training have the same {self.tokens_compared:,} "
+            "tokens through its tokenizer and chat template."
+            if not self.rows_different
+            else f"{self.folder}, loaded in a fresh process without Leyden, differs from the trained model."
+        ]
+        if self.rows_joined:
+            lines.append(
+                f"{self.rows_joined} of them have other tokens where texts meet, once they are written as one text; "
+                "the text is the same. Leyden tokenises texts apart."
+            )
+        if self.prompts_different:
+            lines.append(
+                f"{self.prompts_different} of their prompts are another one with add_generation_prompt=True than the "
+                "one that was trained."
+            )
+        lines += [f"{count} conversations {why} were not compared." for why, count in self.left_out.items()]
+        return lines
+
+
+def compare(
+    saved: Saved, probe: Probe, expected: Sequence[Tensor], outputs: Sequence[Tensor], said: Mapping[str, Any]
+) -> Verification:
+    """Hold what a fresh process says of a model against what was expected.
+
+    Args:
+        saved: the model.
+        probe: of the run.
+        expected: outputs of each row.
+        outputs: those of the fresh process.
+        said: `tokens` and `prompts` of the conversations there.
+    """
+    differences = [difference_of(one, other) for one, other in zip(outputs, expected, strict=True)]
+    largest = [float(one.abs().max()) for one in expected]
+    different = joined = prompts = 0
+    for one, tokens, prompt in zip(probe.conversations, said["tokens"], said["prompts"], strict=True):
+        different += tokens != (one["ids"] if one["again"] is None else one["again"]) or one["kind"] == OTHER
+        joined += one["kind"] not in (SAME, OTHER)
+        prompts += one["kind"] == SAME and prompt is not None and prompt != one["ids"][: one["prompt"]]
+    return Verification(
+        folder=str(saved.folder),
+        max_logit_difference=max(differences, default=0.0),
+        largest_logit=max(largest, default=0.0),
+        tolerance=saved.tolerance,
+        rows=len(expected),
+        conversations=len(probe.conversations),
+        tokens_compared=sum(map(len, said["tokens"])),
+        rows_different=different,
+        rows_joined=joined,
+        prompts_different=prompts,
+        left_out=probe.left_out,
+    )
+
+
+def difference_of(outputs: Tensor, expected: Tensor) -> float:
+    """The largest difference of two outputs; infinite where one is not a number or the shapes differ."""
+    if outputs.shape != expected.shape:
+        return math.inf
+    largest = float((outputs - expected).abs().max())
+    return math.inf if math.isnan(largest) else largest

@@ -1,0 +1,204 @@
+"""Saved models are loaded in a fresh process, without Leyden, and held against what the run's own model said."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from leyden.artifacts import fresh_process
+from leyden.artifacts.comparison import Saved, Verification, compare
+from leyden.artifacts.folder import RunFolder
+from leyden.artifacts.probe import FILE, Probe, Prober
+from leyden.backbone.load import Chosen, weight_type
+from leyden.backbone.lora import base_location
+from leyden.backbone.quantization import KINDS, quantization_config
+from leyden.backbone.scoring import base_model
+from leyden.problem.base import Problem
+from leyden.settings.errors import ExportError
+from leyden.settings.schema import Settings
+from leyden.training.assembly import make_collator
+from leyden.training.outcome import Run
+from leyden.training.prepare import Material
+
+log = logging.getLogger(__name__)
+
+FOLDER = "verification"  # in the run folder
+TIMEOUT_S = 3600
+NOT_INHERITED = ("LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a fresh process loads and computes.
+
+    Attributes:
+        trust_remote_code: whether code of the checkpoint may run.
+        attention: name of the library's attention; None: its own choice.
+        device: where the models compute.
+    """
+
+    trust_remote_code: bool
+    attention: str | None
+    device: str
+
+
+def verify_run(run: Run, material: Material, settings: Settings, folder: RunFolder) -> dict[str, Any]:
+    """Ask the run's model about a few rows, and hold the folder that was saved against it.
+
+    Args:
+        run: as it ended, its model saved.
+        material: of the run.
+        settings: of the run.
+        folder: of the run, where what was asked is kept for later exports.
+
+    Returns:
+        What was found, with all `faults`, as `manifest.json` keeps it; empty where the setting is off.
+    """
+    if not settings.checkpoint.verify or settings.checkpoint.policy == "disable":
+        return {}
+    clock = time.perf_counter()
+    backbone, attention = run.module.backbone, run.attention
+    collator = make_collator(settings, material.tokenizer, backbone, attention)
+    prober = Prober(backbone, collator, material.problem, material.tokenizer, material.template.jinja)
+    prober.probe(material.train.trees, material.validation.trees).save(folder.path / FOLDER)
+    place = base_location(backbone)
+    revision = settings.backbone.revision if place == material.checkpoint.location else None
+    saved = saved_run(folder.model, settings, material.problem, run.dtype, base=place, revision=revision)
+    library = attention.implementation if attention.engine == "padded" else None
+    device = str(base_model(backbone).device)
+    conditions = Conditions(settings.backbone.trust_remote_code, library, device)
+    found = verified([saved], folder.path / FOLDER, conditions)
+    run.seconds["verify the model"] = time.perf_counter() - clock
+    return found[saved.name]
+
+
+def saved_run(  # noqa: PLR0913
+    folder: Path, settings: Settings, problem: Problem, dtype: Chosen, *, base: str | None, revision: str | None
+) -> Saved:
+    """The model folder of a run.
+
+    Args:
+        folder: of the model.
+        settings: of the run.
+        problem: of the run.
+        dtype: of its weights.
+        base: what its adapter lies on; None without an adapter.
+        revision: of the base on the hub.
+    """
+    compute = weight_type(dtype, settings.trainer.precision)
+    quantised = base is not None and dtype.effective in KINDS
+    return Saved(
+        name="model",
+        folder=folder,
+        auto_class=problem.head.auto_class.__name__,
+        head=problem.head.outputs is not None,
+        dtype=dtype.effective,
+        base=base,
+        revision=revision,
+        compute=str(compute).removeprefix("torch."),
+        quantization=quantization_config(dtype.effective, compute).to_dict() if quantised else None,
+    )
+
+
+def verified(
+    saved: Sequence[Saved],
+    probe: Path,
+    conditions: Conditions,
+    expected: Mapping[str, Sequence[Tensor]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Verify models and say what was found; return a record of each, with its faults.
+
+    Args:
+        saved: the models.
+        probe: folder of the probe.
+        conditions: of the fresh process.
+        expected: outputs to compare with in place of the probe's, by the name of the model.
+    """
+    try:
+        found = verify(saved, probe, conditions, expected or {})
+    except ExportError as error:
+        return {one.name: {"folder": str(one.folder), "faults": list(error.faults)} for one in saved}
+    for line in [line for one in found.values() for line in one.sentences()]:
+        log.info("%s", line)
+    return {name: {**asdict(one), "faults": one.faults()} for name, one in found.items()}
+
+
+def verify(
+    saved: Sequence[Saved], probe: Path, conditions: Conditions, expected: Mapping[str, Sequence[Tensor]]
+) -> dict[str, Verification]:
+    """Load models in one fresh process and compare what they say with a probe.
+
+    Args:
+        saved: as for `verified`.
+        probe: as for `verified`.
+        conditions: as for `verified`.
+        expected: as for `verified`.
+
+    Raises:
+        ExportError: a model cannot be loaded in a fresh process.
+    """
+    request = {
+        "models": [one.request() for one in saved],
+        "rows": str((probe / FILE).absolute()),
+        "threads": torch.get_num_threads(),
+        **asdict(conditions),
+    }
+    known = Probe.load(probe)
+    with TemporaryDirectory(prefix="leyden-") as scratch:
+        outcome = _answer(request, Path(scratch), [str(one.folder) for one in saved])
+        found = {one.name: load_file(Path(scratch) / f"{one.name}.safetensors") for one in saved}
+    if outcome["leyden"]:
+        raise ExportError(f"The fresh process has loaded {', '.join(outcome['leyden'])}: it proves nothing.")
+    compared = {}
+    for one in saved:
+        outputs = [found[one.name][str(n)] for n in range(len(known.rows))]
+        said = outcome["models"][one.name]
+        compared[one.name] = compare(one, known, expected.get(one.name, known.outputs), outputs, said)
+    return compared
+
+
+def _answer(request: Mapping[str, Any], scratch: Path, folders: Sequence[str]) -> dict[str, Any]:
+    """What the fresh process found out.
+
+    Raises:
+        ExportError: it did not come to its end.
+    """
+    asked = scratch / "request.json"
+    asked.write_text(json.dumps(request), encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
+    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # -P: the folder of the script, with modules of ours, is no place to import from
+    command = [sys.executable, "-P", fresh_process.__file__, str(asked), str(scratch)]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(_failed(folders, f"it was not done after {TIMEOUT_S} s")) from error
+    if done.returncode:
+        log.info("The fresh process said:\n%s", done.stderr)
+        lines = done.stderr.strip().splitlines()
+        raise ExportError(_failed(folders, lines[-1] if lines else f"it ended with code {done.returncode}"))
+    answer: dict[str, Any] = json.loads((scratch / "outcome.json").read_text(encoding="utf-8"))
+    return answer
+
+
+def _failed(folders: Sequence[str], why: str) -> str:
+    return (
+        f"{' and '.join(folders)} could not be checked in a fresh process ({why.rstrip('.')}). The folder is kept for "
+        "inspection."
+    )
