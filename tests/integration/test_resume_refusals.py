@@ -17,8 +17,11 @@ from tests.integration.stopped_runs import assert_same_bits, logged, run, stop_a
 from tests.integration.test_resume import overrides_of
 
 from leyden.artifacts.lock import locked
+from leyden.data.sampler import TrainingLoader
 from leyden.settings.errors import ConfigError, TrainingError
-from leyden.training.saved_states import STATE
+from leyden.training.interrupts import Interrupts
+from leyden.training.module import FineTuner
+from leyden.training.saved_states import STATE, sha256
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +128,6 @@ def test_a_pickle_that_runs_code_is_not_read(whole: Path, monkeypatch: pytest.Mo
     newest = max((folder / "checkpoints").glob("step-*"))
     torch.save({"state_dict": {}, "x": Trap()}, newest / STATE)
     manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
-    from leyden.training.saved_states import sha256
-
     manifest["files"][STATE] = {"bytes": (newest / STATE).stat().st_size, "sha256": sha256(newest / STATE)}
     (newest / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(TrainingError, match="holds more than numbers and texts"):
@@ -155,3 +156,45 @@ def test_a_folder_in_use_is_refused_and_a_crash_leaves_no_lock(whole: Path) -> N
     os.kill(process.pid, signal.SIGKILL)
     process.join(20)
     run(f"resume={whole}")
+
+
+@pytest.mark.parametrize("trap", ["estimated_stepping_batches", "no_loader_state"])
+def test_rows_that_would_begin_anew_are_found(trap: str, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning drops the loader's state where the optimizer asks for the number of updates, and without a word."""
+    folder = stopped_run(whole, trap, monkeypatch)
+    if trap == "no_loader_state":
+        monkeypatch.setattr(TrainingLoader, "load_state_dict", lambda self, state: None)
+    else:
+        original = FineTuner.configure_optimizers
+
+        def configure_optimizers(self: FineTuner) -> Any:
+            assert self.trainer.estimated_stepping_batches
+            return original(self)
+
+        monkeypatch.setattr(FineTuner, "configure_optimizers", configure_optimizers)
+    with pytest.raises(TrainingError, match=r"The rows would go on at None .* and the checkpoint is at \(1, 4\)"):
+        run(f"resume={folder}")
+
+
+def wait_for_signals(ready: Any) -> None:
+    interrupts = Interrupts()
+    with interrupts.listening():
+        interrupts.wait()
+        ready.set()
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_ends_it_at_once(signum: signal.Signals) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=wait_for_signals, args=(ready,))
+    process.start()
+    assert ready.wait(20)
+    assert process.pid is not None
+    os.kill(process.pid, signum)
+    process.join(0.3)
+    assert process.is_alive()
+    os.kill(process.pid, signum)
+    process.join(20)
+    assert process.exitcode == 128 + signum

@@ -138,7 +138,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
     clock, verdict = time.perf_counter(), dict[str, Any]()
     announce(material)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
-    with running(trackers, dump(settings)), where_to_go_on(folder):
+    with running(trackers, {**dump(settings), "resume": None}), where_to_go_on(folder):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
         export = partial(_export, material, settings)
         run = fit(settings, material, loggers, folder.path, export, interrupts=interrupts, start=start)

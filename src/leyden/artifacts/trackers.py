@@ -48,8 +48,10 @@ class TensorBoardTracker(Tracker):
         self._logger = TensorBoardLogger(
             self.place.folder, name=self.kind, version="", flush_secs=self._settings.flush_seconds
         )
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=120)
-        self._logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
+        if self.identity is None:
+            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=120)
+            self._logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
+        self.identity = self.kind
 
     def _send(self, values: Mapping[str, float], samples: int) -> None:
         self._logger.log_metrics(values, step=self.place.axis.whole_at(samples))

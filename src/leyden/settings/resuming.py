@@ -22,7 +22,7 @@ FREE = frozenset({  # what does not touch the numbers of an update, or says how 
     "trainer.epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.evaluation_epochs",
     "trainer.early_stopping_patience", "trainer.early_stopping_min_delta", "trainer.max_minutes",
     "trainer.max_bad_steps", "trainer.number_of_workers", "trainer.progress", "checkpoint.every_minutes",
-    "checkpoint.max_gib", "log_step_size", "log_all_ranks", "cache", "debug",
+    "checkpoint.max_gib", "checkpoint.verify", "log_step_size", "log_all_ranks", "cache", "debug",
 })  # fmt: skip
 FREE_GROUPS = ("logger",)
 COPIES = ("auto", "ddp")  # strategies between which a run may change: each process has all weights
