@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from torch.utils.data import Dataset
@@ -125,10 +126,16 @@ class TreeDataset(Dataset[Sample]):
 
         Members of a group are places in `samples`.
         """
-        rows = self.part.samples
         if self.pieces is not None:  # one text in pieces, which do not begin alike
             return None
-        return conversations(rows if samples is None else [rows[sample] for sample in samples])
+        if samples is None:
+            return self._groups
+        return conversations([self.part.samples[sample] for sample in samples])
+
+    @cached_property
+    def _groups(self) -> Groups | None:
+        """Of all samples; every loader asks, and a look at each sample takes its time."""
+        return conversations(self.part.samples)
 
     def measure(self, stops: Stops | None = None) -> Fit:
         """Build every tree once and count what was cut, and with `stops` which answers end there."""
