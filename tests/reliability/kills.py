@@ -1,0 +1,73 @@
+"""SIGKILL at random moments of a run, and of what goes on with it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.reliability.runs import Bench
+
+AGAIN = 0.3  # of the runs are killed once more while they go on, and so on
+SLOWER = 1.15  # a moment may come after the end of the undisturbed run, which then is drawn anew
+
+
+@dataclass(frozen=True)
+class Kills:
+    """What one run went through.
+
+    Attributes:
+        scenario: of the run.
+        moments: seconds after which it was killed, each time.
+        reached: updates before each kill, by its newest checkpoint.
+        wrong: what was not as it should be; empty if nothing.
+    """
+
+    scenario: str
+    moments: tuple[float, ...]
+    reached: tuple[int, ...]
+    wrong: str
+
+
+def kill_runs(bench: Bench, scenario: str, count: int, seed: int) -> list[Kills]:
+    """Kill so many runs, go on with each, and compare them with the one that was never killed."""
+    draw = random.Random(f"{seed}-{scenario}")
+    bench.undisturbed(scenario)
+    found: list[Kills] = []
+    while len(found) < count:
+        place = bench.folder / "kills" / f"{scenario}-{len(found):02d}"
+        one = _killed(bench, scenario, place, draw)
+        if not one.moments:  # it had ended before its moment came
+            shutil.rmtree(place)
+            continue
+        found.append(one)
+        if not one.wrong:
+            shutil.rmtree(place)
+    return found
+
+
+def _killed(bench: Bench, scenario: str, place: Path, draw: random.Random) -> Kills:
+    words = ["resume=auto", *bench.overrides(scenario, place)]
+    log = place.with_suffix(".log")
+    moments: list[float] = []
+    reached: list[int] = []
+    left = ""
+    while not moments or draw.random() < AGAIN:
+        moment = draw.uniform(0, SLOWER * bench.whole[scenario][1])
+        end = bench.begin(words, log).wait(kill_after=moment)
+        left = left or f"processes were left: {end.left}" * bool(end.left)
+        if end.code != -9:
+            wrong = f"it ended with code {end.code} before it was killed" if end.code else left
+            if moments or wrong:
+                break
+            return Kills(scenario, (), (), "")
+        wrong = left
+        moments.append(round(moment, 2))
+        steps = [int(path.name[5:]) for path in (place / "checkpoints").glob("step-*")]
+        reached.append(max(steps, default=0))
+    if not wrong:
+        draw_folder = place.exists() and draw.random() < 0.5
+        end = bench.go_on(place, log) if draw_folder and (place / "config.yaml").exists() else bench.begin(words, log).wait()
+        wrong = f"code {end.code}: {log}" if end.code or end.hung else bench.differs(scenario, place)
+    return Kills(scenario, tuple(moments), tuple(reached), wrong)
