@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 from tests.integration.process_runs import ROOT, assert_same_run, numbers, overrides_of, train, write_rows
+from tests.integration.stopped_runs import assert_same_bits, run, stopped
 
 from leyden.settings.errors import TrainingError
 
@@ -92,3 +97,57 @@ def test_all_processes_give_up_together(table: Path, tmp_path: Path, capfd: pyte
     line = next(line for line in said.splitlines() if "was not applied" in line)
     assert "of the training table" in line
     assert "lines " in line, "the rows of both ranks are named"
+
+
+def workers() -> dict[int, int]:
+    """Processes that train for a job of this one: local rank by number."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            variables = dict(line.partition(b"=")[::2] for line in (path / "environ").read_bytes().split(b"\0"))
+        except OSError:  # it has ended meanwhile, or is none of ours
+            continue
+        if b"leyden.artifacts.worker" in words and int(variables.get(b"LEYDEN_TEST", b"0")) == os.getpid():
+            found[int(path.name)] = int(variables.get(b"LOCAL_RANK", b"0"))
+    return found
+
+
+def once_at(folder: Path, update: int, act: Callable[[], None]) -> None:
+    """Do something as soon as a run has logged an update."""
+
+    def watch() -> None:
+        log = folder / "metrics.csv"
+        while not (log.exists() and f"\n{update}," in log.read_text(encoding="utf-8")):
+            time.sleep(0.02)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_two_processes_stop_together_and_one_does_not_outlive_the_other(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal, then the death of a process, then on to the end: the same bits as without either."""
+    monkeypatch.setenv("LEYDEN_TEST", str(os.getpid()))
+    words = [
+        "trainer.batch_size=1", "trainer.epochs=3", "checkpoint.every_minutes=1e-9", "lora.dropout=0.1",
+        "dataset.answer_column=output", "generation.max_length_inference=3", *DDP,
+    ]  # fmt: skip
+    run(*overrides_of(table, tmp_path / "whole", *words))
+    cut = tmp_path / "cut"
+    once_at(cut, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert stopped(*overrides_of(table, cut, *words)).code == 143
+    assert json.loads((cut / "manifest.json").read_text(encoding="utf-8"))["status"] == "stopped"
+    assert not workers()
+
+    def kill_the_second() -> None:
+        os.kill(next(number for number, rank in workers().items() if rank == 1), signal.SIGKILL)
+
+    once_at(cut, 9, kill_the_second)
+    with pytest.raises(TrainingError, match="The worker processes ended with code"):
+        run(f"resume={cut}")
+    assert not workers()
+    run(f"resume={cut}")
+    assert_same_bits(tmp_path / "whole", cut)

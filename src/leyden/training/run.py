@@ -27,6 +27,7 @@ from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
 from leyden.training.interrupts import Interrupts, Stopped
+from leyden.training.loading import worker_errors
 from leyden.training.memory import choose_budget, memory_errors, with_budget
 from leyden.training.outcome import Run, keep_best
 from leyden.training.position import Epochs, Position
@@ -69,7 +70,11 @@ def fit(  # noqa: PLR0913
     with filtered_warnings():
         run, data = _assemble(settings, material, Frame(loggers, folder, interrupts or Interrupts(), start))
         run.checkpoints.export = None if export is None else partial(export, run)
-        with compile_errors(on=settings.backbone.compile), memory_errors(run.settings, material.problem.loss):
+        with (
+            compile_errors(on=settings.backbone.compile),
+            memory_errors(run.settings, material.problem.loss),
+            worker_errors(settings.trainer.number_of_workers),
+        ):
             try:
                 _train(run, data, settings.trainer, start[-1].path / STATE if start else None)
             except Stopped as stop:

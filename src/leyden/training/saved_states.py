@@ -171,8 +171,8 @@ def pickles_refused(state: Path | None) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         found = re.search(r"Trying to load unsupported (.+?)\.?$", str(error), re.MULTILINE)
         raise TrainingError(
-            f"{state} holds more than numbers and texts ({found[1] if found else error}), so it is not read: it may run "
-            "code. Leyden has not written it; delete that folder, and the checkpoint before it is used."
+            f"{state} holds more than numbers and texts ({found[1] if found else error}), so it is not read: it may "
+            "run code. Leyden has not written it; delete that folder, and the checkpoint before it is used."
         ) from error
 
 
