@@ -57,9 +57,9 @@ class Child:
     begun: float
     end: End | None = None
 
-    def wait(self, *, kill_after: float | None = None) -> End:
+    def wait(self, *, kill_after: float | None = None, longest: float = LONGEST) -> End:
         """Wait for its end, or bring it about with SIGKILL after so many seconds."""
-        ended = self._ends_within(LONGEST if kill_after is None else kill_after)
+        ended = self._ends_within(longest if kill_after is None else kill_after)
         hung = not ended and kill_after is None
         if not ended:
             with suppress(ProcessLookupError):

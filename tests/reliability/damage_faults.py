@@ -137,7 +137,9 @@ def torn_metrics(case: Case) -> str:
     """Half a line and noise behind what the checkpoint knows, as a machine may leave that loses its power."""
     scenario, _ = a_scenario(case)
     with (case.place / "metrics.csv").open("ab") as file:
-        file.write(case.draw.choice([b"8,16,train/lo", b"\0" * 100, b"8,16,train/loss,1.0\n9", case.draw.randbytes(64)]))
+        file.write(
+            case.draw.choice([b"8,16,train/lo", b"\0" * 100, b"8,16,train/loss,1.0\n9", case.draw.randbytes(64)])
+        )
     case.what.append(scenario)
     case.done(case.go_on(), scenario)
     return SAME

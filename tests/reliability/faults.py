@@ -56,7 +56,7 @@ def inject(bench: Bench, seed: int, count: int, only: int = -1) -> Iterator[Faul
 
 def _injected(bench: Bench, seed: int, number: int, kind: Kind) -> Fault:
     folder = bench.folder / "faults" / f"{number:03d}"
-    case = Case(bench, folder / "run", Random(f"{seed}-{number}"))
+    case = Case(bench, folder, Random(f"{seed}-{number}"))
     clock, outcome, wrong = time.monotonic(), "", ""
     try:
         outcome = kind.inject(case)

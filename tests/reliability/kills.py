@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,21 +31,21 @@ class Kills:
     wrong: str
 
 
-def kill_runs(bench: Bench, scenario: str, count: int, seed: int) -> list[Kills]:
+def kill_runs(bench: Bench, scenario: str, count: int, seed: int) -> Iterator[Kills]:
     """Kill so many runs, go on with each, and compare them with the one that was never killed."""
     draw = random.Random(f"{seed}-{scenario}")
     bench.undisturbed(scenario)
-    found: list[Kills] = []
-    while len(found) < count:
-        place = bench.folder / "kills" / f"{scenario}-{len(found):02d}"
+    done = 0
+    while done < count:
+        place = bench.folder / "kills" / f"{scenario}-{done:02d}"
         one = _killed(bench, scenario, place, draw)
         if not one.moments:  # it had ended before its moment came
             shutil.rmtree(place)
             continue
-        found.append(one)
+        done += 1
         if not one.wrong:
             shutil.rmtree(place)
-    return found
+        yield one
 
 
 def _killed(bench: Bench, scenario: str, place: Path, draw: random.Random) -> Kills:
@@ -67,7 +68,7 @@ def _killed(bench: Bench, scenario: str, place: Path, draw: random.Random) -> Ki
         steps = [int(path.name[5:]) for path in (place / "checkpoints").glob("step-*")]
         reached.append(max(steps, default=0))
     if not wrong:
-        draw_folder = place.exists() and draw.random() < 0.5
-        end = bench.go_on(place, log) if draw_folder and (place / "config.yaml").exists() else bench.begin(words, log).wait()
+        by_name = (place / "config.yaml").exists() and draw.random() < 0.5
+        end = bench.begin([f"resume={place}"] if by_name else words, log).wait()
         wrong = f"code {end.code}: {log}" if end.code or end.hung else bench.differs(scenario, place)
     return Kills(scenario, tuple(moments), tuple(reached), wrong)

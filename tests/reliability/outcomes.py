@@ -29,27 +29,31 @@ class Case:
 
     Attributes:
         bench: the undisturbed runs.
-        place: of the run.
+        folder: of everything that belongs to it.
         draw: of everything that is drawn for this fault.
         what: the fault in words, as far as it is known.
         cold: it has a cache of its own, which is empty at first.
     """
 
     bench: Bench
-    place: Path
+    folder: Path
     draw: Random
     what: list[str] = field(default_factory=list)
     cold: bool = False
 
+    def __post_init__(self) -> None:
+        """The run is in a folder of its own; beside it are its cache and what it prints."""
+        self.place = self.folder / "run"
+
     @property
     def cache(self) -> Path:
         """The cache of its runs."""
-        return self.place.with_name("cache") if self.cold else self.bench.folder / "cache"
+        return self.folder / "cache" if self.cold else self.bench.folder / "cache"
 
     @property
     def log(self) -> Path:
         """What all runs of this fault print."""
-        return self.place.with_suffix(".log")
+        return self.folder / "run.log"
 
     def begin(self, words: list[str], hook: Hook | None = None) -> Child:
         """Start `train.py` with a command line."""

@@ -35,11 +35,13 @@ BAD_LINES = [
 def full_disk(case: Case) -> str:
     """A small disk is filled up, but for a few KiB, at a chosen moment; afterwards there is room again."""
     scenario = case.draw.choice(sorted(SCENARIOS))
-    case.place = case.place.with_name("disk") / "run"
+    case.place = case.folder / "disk" / "run"
     case.place.parent.mkdir(parents=True)
     free, at = case.draw.choice([0, 4, 40, 150]) * 1024, case.draw.randrange(20, 260)
     mounted = not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SPACE}", "none", str(case.place.parent)], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={SPACE}", "none", str(case.place.parent)],
+        check=False,
+        capture_output=True,
     ).returncode
     case.what.append(f"{scenario}: {free} bytes left at touch {at}, {'a tmpfs' if mounted else 'RLIMIT_FSIZE'}")
     try:
@@ -68,7 +70,9 @@ def _limit(_: Path, free: int, __: str) -> None:
 
 def failing_tracker(case: Case) -> str:
     """The tracker raises when numbers are sent or when it is closed, or cannot start."""
-    error = case.draw.choice([OSError(28, "No space left on device"), RuntimeError("lost"), ConnectionError(), KeyError(3)])
+    error = case.draw.choice(
+        [OSError(28, "No space left on device"), RuntimeError("lost"), ConnectionError(), KeyError(3)]
+    )
     number, where = case.draw.randrange(1, 60), case.draw.choice(["add_scalar", "add_scalar", "close", "start"])
     case.what.append(f"{type(error).__name__} in {where}, call {number}")
     if where == "start":
@@ -188,7 +192,7 @@ def bad_rows(case: Case) -> str:
     end = case.run(scenario, f"dataset.train_dataframe={table}")
     case.orderly(end, 0, 2)
     if end.code:
-        case.said(end, "Error:\n  - " if "Errors:" not in end.said else "Errors:\n  - ")
+        case.said(end, " error:\n  - " if " errors:" not in end.said else " errors:\n  - ")
         if case.place.exists():
             raise WrongOutcomeError("a folder was made for a run that was refused")
         return REFUSED

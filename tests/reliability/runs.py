@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from tests.effects.small_runs import CONF, Columns, write_table
 from tests.integration.stopped_runs import logged, weights
-from tests.reliability.children import Child, End, start
+from tests.reliability.children import Child, start
 
 from leyden.artifacts.job import run_job
 from leyden.settings.composition import compose_config
@@ -82,10 +82,6 @@ class Bench:
             train(words)
 
         return start(work, log)
-
-    def go_on(self, place: Path, log: Path, hook: Hook | None = None, variables: Mapping[str, str] | None = None) -> End:
-        """Go on with a run until it ends."""
-        return self.begin([f"resume={place}"], log, hook, variables).wait()
 
     def undisturbed(self, scenario: str) -> Path:
         """The folder of the run that nothing was done to."""

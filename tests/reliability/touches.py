@@ -9,9 +9,13 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-EVENTS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.utime", "os.truncate")
+EVENTS = {  # of Python's audit, where their path is among the arguments, and where the folder it is relative to
+    "os.rename": (1, 3), "os.mkdir": (0, 2), "os.remove": (0, 1), "os.rmdir": (0, 1), "os.utime": (0, None),
+    "os.truncate": (0, None),
+}  # fmt: skip
 At = Callable[[str, str], None]
 
 
@@ -20,28 +24,18 @@ def watch(roots: Sequence[Path], at: At) -> None:
 
     The path is relative to its root. What is raised there is what the call raises.
     """
-    places = [str(root) for root in roots]
+    places = [f"{root}/" for root in roots]
     fsync = os.fsync
 
-    def touched(event: str, path: object, folder: int | None = None) -> None:
-        text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
-        if folder is not None and folder >= 0 and not text.startswith("/"):
-            text = f"{os.readlink(f'/proc/self/fd/{folder}')}/{text}"
+    def touched(event: str, path: str) -> None:
         for place in places:
-            if text.startswith(place + "/"):
-                at(event, text.removeprefix(place + "/"))
+            if path.startswith(place):
+                at(event, path.removeprefix(place))
 
-    def heard(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "open":
-            path, _, flags = arguments
-            if isinstance(flags, int) and flags & WRITES:
-                touched("write", path)
-        elif event == "os.rename":
-            touched("rename", arguments[1], arguments[3])  # type: ignore[arg-type]
-        elif event in EVENTS:
-            last = arguments[-1]
-            folder = last if isinstance(last, int) and event in ("os.mkdir", "os.remove", "os.rmdir") else None
-            touched(event.removeprefix("os."), arguments[0], folder)
+    def heard(event: str, arguments: tuple[Any, ...]) -> None:
+        found = _change(event, arguments)
+        if found is not None:
+            touched(*found)
 
     def flushed(descriptor: int) -> None:
         touched("flush", os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -49,6 +43,21 @@ def watch(roots: Sequence[Path], at: At) -> None:
 
     sys.addaudithook(heard)
     os.fsync = flushed
+
+
+def _change(event: str, arguments: tuple[Any, ...]) -> tuple[str, str] | None:
+    """What an audit event of Python changes: a short name of the call, and the path; None for any other event."""
+    if event == "open":
+        path, _, flags = arguments
+        writes = isinstance(flags, int) and flags & WRITES
+        return ("write", os.fsdecode(path)) if writes and isinstance(path, str | bytes) else None
+    if event not in EVENTS:
+        return None
+    place, folder = EVENTS[event]
+    path, descriptor = os.fsdecode(arguments[place]), -1 if folder is None else arguments[folder]
+    if descriptor >= 0 and not path.startswith("/"):
+        path = f"{os.readlink(f'/proc/self/fd/{descriptor}')}/{path}"
+    return event.removeprefix("os."), path
 
 
 def recorder(into: Path) -> At:
