@@ -54,6 +54,8 @@ def _change(event: str, arguments: tuple[Any, ...]) -> tuple[str, str] | None:
     if event not in EVENTS:
         return None
     place, folder = EVENTS[event]
+    if isinstance(arguments[place], int):
+        return event.removeprefix("os."), os.readlink(f"/proc/self/fd/{arguments[place]}")
     path, descriptor = os.fsdecode(arguments[place]), -1 if folder is None else arguments[folder]
     if descriptor >= 0 and not path.startswith("/"):
         path = f"{os.readlink(f'/proc/self/fd/{descriptor}')}/{path}"
