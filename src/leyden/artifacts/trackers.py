@@ -116,7 +116,8 @@ class NeptuneTracker(Tracker):
         from neptune.utils import stringify_unsupported
 
         logging.getLogger("neptune").setLevel(logging.WARNING)
-        self.identity = self.identity or uuid4().hex
+        if self._settings.mode != "debug":
+            self.identity = self.identity or uuid4().hex
         mode = "async" if self._settings.mode == "online" else self._settings.mode
         with variables(NEPTUNE_DATA_DIRECTORY=self.place.folder / "neptune"):
             self._run = neptune.init_run(

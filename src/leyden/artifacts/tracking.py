@@ -175,8 +175,7 @@ def running(trackers: Sequence[Tracker], config: Mapping[str, Any]) -> Iterator[
         for tracker in trackers:
             tracker.start(config)
             started.append(tracker)
-        if started:
-            known = {tracker.kind: tracker.identity for tracker in started if tracker.identity is not None}
+        if known := {tracker.kind: tracker.identity for tracker in started if tracker.identity is not None}:
             write_whole(started[0].place.folder / IDENTITIES, json.dumps(known) + "\n")
         yield
         done = True
