@@ -51,7 +51,7 @@ docs: $(CORE)  ## Write docs/settings.md
 benchmark: $(BENCHMARK)  ## Measure time and memory against TRL and transformers.Trainer; options in ARGS="case=sft rounds=1"
 	$(RUN) -m benchmarks $(ARGS)
 
-reliability: $(TEST)  ## Kill runs, harm their files, soak one (about 20 minutes); options in ARGS="faults=200 seed=7"
+reliability: $(TEST)  ## Kill runs, harm their files, soak one (about 15 minutes); options in ARGS="faults=200 seed=7"
 	$(RUN) -m tests.reliability $(ARGS)
 
 clean:  ## Remove caches and build leftovers; keeps .venv and outputs

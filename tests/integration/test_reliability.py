@@ -22,7 +22,7 @@ def reliability(output: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_few_kills_and_faults(tmp_path: Path) -> None:
-    done = reliability(tmp_path, "kills=1", "faults=4", "updates=0", "seed=11")
+    done = reliability(tmp_path, "kills=1", "faults=3", "updates=0", "seed=11")
     assert done.returncode == 0, done.stderr
     assert "| sft | 1 |" in done.stdout
     assert "| dpo | 1 |" in done.stdout

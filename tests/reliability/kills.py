@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.reliability.runs import Bench
 
 AGAIN = 0.3  # of the runs are killed once more while they go on, and so on
-SLOWER = 1.15  # a moment may come after the end of the undisturbed run, which then is drawn anew
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def _killed(bench: Bench, scenario: str, place: Path, draw: random.Random) -> Ki
     reached: list[int] = []
     left = ""
     while not moments or draw.random() < AGAIN:
-        moment = draw.uniform(0, SLOWER * bench.whole[scenario][1])
+        moment = draw.uniform(0, bench.whole[scenario][1])
         end = bench.begin(words, log).wait(kill_after=moment)
         left = left or f"processes were left: {end.left}" * bool(end.left)
         if end.code != -9:

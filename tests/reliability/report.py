@@ -49,8 +49,8 @@ def _kills(kills: Sequence[Kills]) -> list[str]:
 
 def _soak(soaks: Sequence[Soak]) -> list[str]:
     lines = [
-        "| | updates | stopped and gone on with | memory at the end | slope per update | open files, then and at the "
-        "end | processes left |", "|---|---|---|---|---|---|---|",
+        "| | updates | stopped and gone on with | memory at the end | slope per update | most open files, first half "
+        "and second | processes left |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, one in zip(("never stopped", "stopped at random updates"), soaks, strict=True):
         lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -31,7 +32,7 @@ class Soak:
         seconds: it took.
         slope: KiB per update that the resident memory grew by, after the first part.
         memory: MiB of it at the end.
-        files: open ones after the first part, and in the end.
+        files: most that were open at a time in the first half, and in the second.
         left: processes that were there after it.
         wrong: what was not as it should be; empty if nothing.
     """
@@ -67,7 +68,8 @@ def _measured(bench: Bench, place: Path, updates: int, stops: list[int], like: P
     found = np.loadtxt(samples, dtype=np.int64)
     late = found[int(len(found) * WARM) :]
     slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) * PAGE / 1024
-    files = int(late[0, 2]), int(late[-1, 2])
+    half = len(found) // 2
+    files = int(found[:half, 2].max()), int(found[half:, 2].max())
     wrong = f"code {end.code}" if end.code else difference(like, place) if like else ""
     wrong = wrong or f"the memory grows by {slope:.1f} KiB per update" * (slope > FLAT)
     wrong = wrong or f"open files: {files}" * (files[1] > files[0])
@@ -82,12 +84,18 @@ def _all(words: list[str], place: Path, samples: Path, stops: list[int]) -> None
     with samples.open("w", buffering=1) as file:
         _sample(lambda step: file.write(f"{step} {_pages()} {len(os.listdir('/proc/self/fd'))}\n"), stops)
         command = words
-        while True:
-            try:
-                train(command)
-                return
-            except SystemExit:
-                command = [f"resume={place}"]
+        while not _ends(command):
+            gc.collect()  # what a run was made of refers to itself, and is there until this
+            command = [f"resume={place}"]
+
+
+def _ends(command: list[str]) -> bool:
+    """Train until the end, or until it is stopped."""
+    try:
+        train(command)
+    except SystemExit:
+        return False
+    return True
 
 
 def _sample(sample: Callable[[int], object], stops: list[int]) -> None:
