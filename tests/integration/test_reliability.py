@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,17 @@ def test_options_that_are_none(word: str, capsys: pytest.CaptureFixture[str]) ->
 
     with pytest.raises(OptionError, match=word.partition("=")[0]):
         read_options([word])
+
+
+def test_every_promise_names_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in page.partition("## How it is done")[0].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`([\w/]*\.py)?(?:::(\w+))?`", row)
+        assert named, row
+        file = ""
+        for path, function in named:
+            file = path or file
+            text = (ROOT / file).read_text(encoding="utf-8")
+            assert not function or f"def {function}(" in text, (file, function)
