@@ -19,10 +19,10 @@ LINT := $(VENV)/.installed-lint
 BENCHMARK := $(VENV)/.installed-benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test quick check format docs benchmark growth clean
+.PHONY: help install train test quick check format docs benchmark growth reliability clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(CORE)  ## Make .venv if there is none and install the pinned requirements
 
@@ -54,6 +54,9 @@ benchmark: $(BENCHMARK)  ## Measure time and memory against TRL and transformers
 
 growth: $(CORE)  ## Measure how time and memory grow with tokens, vocabulary and rows; ARGS="part=rows rows=1000,10000"
 	$(RUN) -m benchmarks.growth $(ARGS)
+
+reliability: $(TEST)  ## Kill runs, harm their files, soak one (about 15 minutes); options in ARGS="faults=200 seed=7"
+	$(RUN) -m tests.reliability $(ARGS)
 
 clean:  ## Remove caches and build leftovers; keeps .venv and outputs
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from leyden.settings.errors import TrainingError
-from leyden.training.saved_states import load_trained
+from leyden.training.loaded_states import load_trained
 
 Plant = Callable[[Path, Path], Callable[[], object]]
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from leyden.artifacts.folder import RunFolder
+from leyden.artifacts.folder import RunFolder, write_whole
 from leyden.artifacts.metrics_file import HEADER
+from leyden.settings.errors import ConfigError
 from leyden.settings.read import dump, saved_config
 from leyden.settings.resuming import CONFIG, differences, typed_in
 from leyden.settings.schema import Settings
-from leyden.training.saved_states import SavedState, forget_unfinished, saved_states
+from leyden.training.saved_states import PATTERN, SavedState, forget_unfinished, saved_states
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +43,21 @@ def reopen(folder: RunFolder, settings: Settings) -> list[SavedState]:
 
     Returns:
         The checkpoints that are whole, oldest first; none if the run begins anew.
+
+    Raises:
+        ConfigError: there are checkpoints, and none is whole.
     """
     forget_unfinished(folder.checkpoints)
-    states = saved_states(folder.checkpoints)
-    resumable = [state for state in states if state.resumable]
-    states = [state for state in states if resumable and state.point.step <= resumable[-1].point.step]
-    lengths = states[-1].lengths if states else {}
+    saved = saved_states(folder.checkpoints)
+    resumable = [state for state in saved if state.resumable]
+    states = [state for state in saved if resumable and state.point.step <= resumable[-1].point.step]
+    if not states and (lost := sorted({*folder.checkpoints.glob(PATTERN)} - {one.path for one in saved})):
+        raise ConfigError(
+            f"{folder.path} has {len(lost)} checkpoints and none that is whole, so its training is lost unless you can "
+            f"put one back. To train it again from the start, delete {folder.checkpoints}."
+        )
     for name in GROWING:
-        cut(folder.path / name, lengths.get(name, 0))
+        cut(folder.path / name, states[-1].grown.get(name) if states else None)
     if states:
         log.info("The run goes on after update %d, from %s.", states[-1].point.step, states[-1].path)
     else:
@@ -58,12 +67,26 @@ def reopen(folder: RunFolder, settings: Settings) -> list[SavedState]:
     return states
 
 
-def cut(path: Path, length: int) -> None:
+def cut(path: Path, known: Mapping[str, Any] | None) -> None:
     """Shorten a file that grows with the run to what it had at a checkpoint, and say how many lines that takes.
 
     The rest goes to the end of `cut_off(path)`, since trackers have had it already. A file of which nothing is kept is
-    deleted.
+    deleted. Of one that has not what it had, what is left stays; the training can go on without it.
+
+    Args:
+        path: of the file.
+        known: bytes and sha256 at the checkpoint; None if there was no such file.
     """
+    length = int(known["bytes"]) if known else 0
+    if known:
+        content = path.read_bytes()[:length] if path.exists() else b""
+        if hashlib.sha256(content).hexdigest() != known["sha256"]:
+            log.warning(
+                "%s is not as it was at the checkpoint: %d of %d bytes are there%s. What is lost of it does not come "
+                "back; the training goes on.",
+                path.name, len(content), length, ", and some are other ones" if len(content) == length else "",
+            )  # fmt: skip
+            length = content.rfind(b"\n") + 1
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -95,9 +118,15 @@ def sent_before(folder: Path) -> frozenset[tuple[int, str]]:
 
 
 def resumes(folder: Path) -> list[dict[str, Any]]:
-    """When a run was gone on with, after which update, and what was changed then."""
+    """When a run was gone on with, after which update, and what was changed then; a damaged line is named."""
     path = folder / RESUMES
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        try:
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            log.warning("%s, line %d is damaged and is passed over.", path, number)
+    return found
 
 
 def _note(folder: RunFolder, settings: Settings, states: Sequence[SavedState]) -> None:
@@ -110,6 +139,6 @@ def _note(folder: RunFolder, settings: Settings, states: Sequence[SavedState]) -
         "after_update": states[-1].point.step if states else 0,
         "changes": new,
     }
-    with (folder.path / RESUMES).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in (*resumes(folder.path), entry)]
+    write_whole(folder.path / RESUMES, "".join(lines))
     folder.write_config(settings, list(typed_in(folder.path / CONFIG).values()))

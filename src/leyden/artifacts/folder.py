@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from leyden.artifacts.lock import LOCK, locked, refuse_if_locked
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import TINY, WHEEL
 from leyden.settings.read import dump
-from leyden.settings.resuming import CONFIG, typed_lines
+from leyden.settings.resuming import CONFIG, identity, signed, typed_lines
 from leyden.settings.schema import Settings
 
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
@@ -66,7 +67,8 @@ class RunFolder:
         """
         tree = {"defaults": ["_self_", *OVERRIDES], **dump(settings), "resume": None, "hydra": HYDRA}
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
-        write_whole(self.path / CONFIG, HEADER + typed_lines(typed) + text)
+        run = identity(self.path / CONFIG) or secrets.token_hex(8)
+        write_whole(self.path / CONFIG, HEADER + signed(typed_lines(typed) + text, run))
 
 
 def default_name(settings: Settings, now: datetime | None = None) -> str:
@@ -94,7 +96,7 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
             "Choose another experiment_name."
         )
     path = job_folder or Path(settings.output_directory).expanduser() / name
-    if settings.resume is not None and path.exists():
+    if settings.resume is not None and (path / CONFIG).exists():
         refuse_if_locked(path)
         return RunFolder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -146,8 +148,11 @@ def create_folder(folder: RunFolder, settings: Settings, typed: Sequence[str] = 
             folder.path.rename(aside)
         elif folder.path.exists():
             folder.path.rmdir()  # fails unless it is empty
-        folder.path.mkdir(parents=True)
-        folder.write_config(settings, typed)
+        fresh = folder.path.with_name(f".{folder.path.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed here
+        fresh.mkdir(parents=True)
+        RunFolder(fresh).write_config(settings, typed)
+        fresh.rename(folder.path)
     except OSError as error:
         raise ConfigError(
             f"output_directory={settings.output_directory!r}: {folder.path} cannot be made: {error}. Name another "

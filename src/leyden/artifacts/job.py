@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
@@ -19,6 +20,7 @@ import yaml
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.continuation import changed, reopen
+from leyden.artifacts.endings import disk_errors, where_to_go_on
 from leyden.artifacts.export import check_disk, save_model
 from leyden.artifacts.folder import DONE, SAVED, STOPPED, RunFolder, created_folder, plan_folder, status_of
 from leyden.artifacts.lock import locked
@@ -26,7 +28,7 @@ from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.run_log import RunLog, say
-from leyden.artifacts.summary import argument, summary
+from leyden.artifacts.summary import summary
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
 from leyden.artifacts.verification import verify_run
@@ -35,6 +37,7 @@ from leyden.data.dataset import TreeDataset
 from leyden.settings.command import typed_overrides
 from leyden.settings.errors import ExportError, MetricError
 from leyden.settings.read import dump
+from leyden.settings.resuming import CONFIG
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
 from leyden.training.devices import is_later_rank, world_size
@@ -46,7 +49,7 @@ from leyden.training.prepare import Material, prepare
 from leyden.training.problems import writes
 from leyden.training.reading import find_columns
 from leyden.training.run import fit
-from leyden.training.saved_states import PATTERN, SavedState
+from leyden.training.saved_states import SavedState
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +73,9 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     if settings.seed == -1:
         settings = settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
     folder = plan_folder(settings, job_folder)
-    goes_on = settings.resume is not None and folder.path.exists()
+    goes_on = settings.resume is not None and (folder.path / CONFIG).exists()
     with (
+        disk_errors(folder.path),
         interrupts.listening(),
         RunLog(rank=0 if others is not None and settings.log_all_ranks else None) as run_log,
         ExitStack() as stack,
@@ -79,9 +83,10 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         start: list[SavedState] = []
         if goes_on:
             stack.enter_context(locked(folder.path))
-            if status_of(folder.path) == DONE and not changed(folder, settings):
+            done = status_of(folder.path) == DONE and not changed(folder, settings)
+            if done and (metric := kept_metric(folder, settings)) is not None:
                 log.info("%s is finished, and nothing has changed: there is nothing to do.", folder.path)
-                return kept_metric(folder, settings)
+                return metric
             start = reopen(folder, settings)
         settings = find_columns(settings)
         if others is not None:
@@ -97,7 +102,8 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
                 others.start()
             elif world_size(settings.trainer) > 1:
                 run_workers(folder, requested_seed, interrupts, goes_on=bool(start))
-                return kept_metric(folder, settings)
+                metric = kept_metric(folder, settings)
+                return math.nan if metric is None else metric
             return finish_job(settings, material, folder, requested_seed, interrupts, start)
 
 
@@ -138,7 +144,11 @@ def finish_job(  # noqa: PLR0913, PLR0917
     clock, verdict = time.perf_counter(), dict[str, Any]()
     announce(material)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
-    with running(trackers, {**dump(settings), "resume": None}), where_to_go_on(folder):
+    with (
+        running(trackers, {**dump(settings), "resume": None}),
+        where_to_go_on(folder),
+        disk_errors(folder.path),
+    ):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
         export = partial(_export, material, settings)
         run = fit(settings, material, loggers, folder.path, export, interrupts=interrupts, start=start)
@@ -170,27 +180,17 @@ def finish_job(  # noqa: PLR0913, PLR0917
     return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 
 
-@contextmanager
-def where_to_go_on(folder: RunFolder) -> Iterator[None]:
-    """Say, when a run ends before its time, which checkpoint it can be gone on from."""
+def kept_metric(folder: RunFolder, settings: Settings) -> float | None:
+    """The first metric of the weights that a finished run keeps; None if its results cannot be read."""
+    path = folder.path / "results.json"
     try:
-        yield
-    except BaseException:
-        newest = max(folder.checkpoints.glob(PATTERN), default=None)
-        if newest is not None and not is_later_rank():
-            log.warning(
-                "The newest checkpoint is %s. To go on from there: python train.py %s",
-                newest.name, argument("resume", str(folder.path)),
-            )  # fmt: skip
-        raise
-
-
-def kept_metric(folder: RunFolder, settings: Settings) -> float:
-    """The first metric of the weights that a finished run keeps."""
-    results = yaml.safe_load((folder.path / "results.json").read_text(encoding="utf-8"))
-    kept = results[settings.checkpoint.kept] or results["final"]
-    value = kept[f"validation/{next(iter(settings.metric))}"]
-    return math.nan if value is None else float(value)
+        results = json.loads(path.read_bytes())
+        kept = results[settings.checkpoint.kept] or results["final"]
+        value = kept[f"validation/{next(iter(settings.metric))}"]
+        return math.nan if value is None else float(value)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        log.warning("%s is damaged (%s: %s).", path, type(error).__name__, error)
+        return None
 
 
 def _write_manifest(  # noqa: PLR0913, PLR0917

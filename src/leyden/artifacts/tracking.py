@@ -193,9 +193,18 @@ def place_of(settings: Settings, material: Material, folder: Path) -> Place:
     samples = len(material.train.trees)
     epoch = TrainingSampler(samples, trainer.rows, 0, rank, drop_last=trainer.drop_last_batch).end(0)
     axis = Axis(settings.log_step_size == "relative", epoch * trainer.epochs)
-    identities = folder / IDENTITIES
-    known = json.loads(identities.read_text(encoding="utf-8")) if identities.exists() else {}
-    return Place(folder, name, axis, known, sent_before(folder))
+    return Place(folder, name, axis, _known(folder / IDENTITIES), sent_before(folder))
+
+
+def _known(path: Path) -> dict[str, str]:
+    """What trackers have called the run; where that is damaged, they begin another one."""
+    if not path.exists():
+        return {}
+    try:
+        return {str(kind): str(name) for kind, name in json.loads(path.read_bytes()).items()}
+    except (ValueError, AttributeError):
+        log.warning("%s is damaged, so trackers do not go on with their part of the run but begin another.", path)
+        return {}
 
 
 def _first_line(error: Exception) -> str:

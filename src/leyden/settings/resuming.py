@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from leyden.settings.wording import show
 AUTO = "auto"
 CONFIG = "config.yaml"
 TYPED = "# Typed: "  # in the config of a run: its command line
+RUN = "# Run: "  # there too: its identity, and the hash of what follows
 FREE = frozenset({  # what does not touch the numbers of an update, or says how long and on what the training goes on
     "trainer.epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.evaluation_epochs",
     "trainer.early_stopping_patience", "trainer.early_stopping_min_delta", "trainer.max_minutes",
@@ -46,6 +48,7 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if config.resume == AUTO and not (folder / CONFIG).exists():
         return config
     saved = saved_config(folder / CONFIG)
+    _check_unchanged(folder / CONFIG)
     before = typed_in(folder / CONFIG)
     wanted: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     faults: list[str] = []
@@ -82,12 +85,43 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, lis
 
 def typed_in(path: Path) -> dict[str, str]:
     """The overrides of the command line that a saved config came from, by key or group; none if it does not say."""
+    line = _comment(path, TYPED)
+    return by_key(json.loads(line)) if line else {}
+
+
+def identity(path: Path) -> str:
+    """Of the run whose config this is: the same as long as the run goes on; empty if the config has none."""
+    return (_comment(path, RUN) or " ").split(" ")[0] if path.exists() else ""
+
+
+def signed(text: str, run: str) -> str:
+    """The config of a run with a line in front that says which run it is, and what the text hashes to."""
+    return f"{RUN}{run} {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def _check_unchanged(path: Path) -> None:
+    """Refuse a config that is not as it was written: what it says now is not what the run was trained with.
+
+    Raises:
+        ConfigError: it was edited or damaged.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    at = next((number for number, line in enumerate(lines) if line.startswith(RUN)), None)
+    if at is None or signed("".join(lines[at + 1 :]), identity(path)) != "".join(lines[at:]):
+        raise ConfigError(
+            f"{path} is not as it was written, so the run cannot go on with it. Put the file back; what may change on "
+            "the way is typed beside resume."
+        )
+
+
+def _comment(path: Path, start: str) -> str | None:
+    """The rest of a comment at the top of a saved config; None if there is no such line."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith(TYPED):
-            return by_key(json.loads(line.removeprefix(TYPED)))
+        if line.startswith(start):
+            return line.removeprefix(start)
         if not line.startswith("#"):
             break
-    return {}
+    return None
 
 
 def by_key(overrides: Iterable[str]) -> dict[str, str]:

@@ -16,13 +16,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from leyden.problem.metrics import Metric
 from leyden.settings.errors import ConfigError, TrainingError
+from leyden.settings.resuming import CONFIG, identity
 from leyden.settings.training_groups import Checkpoint
 from leyden.training.after_update import AfterUpdate
 from leyden.training.callbacks import History, Point
 from leyden.training.devices import agreed
+from leyden.training.disk import refusal
 from leyden.training.interrupts import Interrupts
 from leyden.training.position import Position
-from leyden.training.saved_states import STATE, SavedState, about, finish_state, partial_of
+from leyden.training.saved_states import STATE, SavedState, about, delete_state, finish_state, partial_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class Checkpoints(AfterUpdate):
     A checkpoint is a folder `step-N` with `state.ckpt` (what is trained, optimizer, schedule, position; Lightning's
     layout, readable with `weights_only=True`) and `manifest.json` (step, metrics, size and sha256 of each file). It is
     written beside its place, flushed, and renamed, so a folder of that name is whole. The newest one is never deleted:
-    the training goes on from there. Must stand behind `history` in the list of callbacks.
+    the training goes on from there. During the training the one before it stays too, until the next is written, since
+    a disk may damage what is on it. Must stand behind `history` in the list of callbacks.
 
     Attributes:
         settings: policy, interval and size budget.
@@ -106,6 +109,7 @@ class Checkpoints(AfterUpdate):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """What follows can be done again from the last checkpoint, so a signal need not wait."""
+        self._prune(trainer, spare=0)
         self.interrupts.wait(on=False)
 
     def best(self) -> SavedState | None:
@@ -147,8 +151,9 @@ class Checkpoints(AfterUpdate):
         if self.settings.policy == "disable":
             return
         clock = time.perf_counter()
+        self._prune(trainer, spare=0)  # the disk has to hold two of them at a time, not three
         self._save(trainer, point or Point(trainer.global_step, self.history.samples, {}), resumable=resumable)
-        self._prune(trainer)
+        self._prune(trainer, spare=1)
         self._last = time.monotonic()
         self.seconds += time.perf_counter() - clock
 
@@ -165,10 +170,15 @@ class Checkpoints(AfterUpdate):
                 self.export(partial / "model")
             if trainer.is_global_zero:
                 where = asdict(Position.of(trainer)) if resumable else {}
-                said = about(point, resumable=resumable, settled=self.settled, position=where, growing=self.growing)
+                said = about(
+                    point, resumable=resumable, settled=self.settled, position=where, growing=self.growing,
+                    run=identity(self.folder.parent / CONFIG),
+                )  # fmt: skip
                 size = finish_state(path, said)
-        except OSError as error:
+        except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if not isinstance(error, OSError) and refusal(error) is None:
+                raise
             whole = self._newest()
             last = f"{whole} is whole" if whole else "there is none yet"
             raise TrainingError(
@@ -181,11 +191,13 @@ class Checkpoints(AfterUpdate):
         self.saved = [one for one in self.saved if one.path != path]
         self.saved.append(SavedState(path, point, int(trainer.strategy.broadcast(size)), resumable))
 
-    def _prune(self, trainer: L.Trainer) -> None:
+    def _prune(self, trainer: L.Trainer, *, spare: int) -> None:
+        """Delete what the policy does not keep, but for so many before the newest, in case that one is damaged."""
         best = self._best(self.saved) if self.settings.policy == "best" else None
         needed = [one for one in self.saved if one is self.saved[-1] or one is best]
-        all_evaluated = [one for one in self.saved if one.point.metrics or one in needed]
-        kept = all_evaluated if self.settings.policy == "each_evaluation_epoch" else needed
+        spared = [one for one in self.saved[:-1] if one.resumable][::-1][:spare]
+        each = self.settings.policy == "each_evaluation_epoch"
+        kept = [one for one in self.saved if one in needed or one in spared or (each and one.point.metrics)]
         budget = math.inf if self.settings.max_gib is None else self.settings.max_gib * GIB
         while sum(one.size for one in kept) > budget and len(kept) > len(needed):
             oldest = next(one for one in kept if one not in needed)
@@ -199,5 +211,5 @@ class Checkpoints(AfterUpdate):
             )  # fmt: skip
         for one in self.saved:
             if one not in kept and trainer.is_global_zero:
-                shutil.rmtree(one.path)
+                delete_state(one.path)
         self.saved = kept

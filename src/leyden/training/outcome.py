@@ -15,9 +15,10 @@ from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank
 from leyden.training.evaluation import Evaluation
 from leyden.training.interrupts import Stopped
+from leyden.training.loaded_states import load_trained
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
-from leyden.training.saved_states import SavedState, load_trained
+from leyden.training.saved_states import SavedState
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from leyden.settings.errors import MetricError, TrainingError
 from leyden.training.callbacks import History, Point
 from leyden.training.evaluation import Evaluation, EvaluationSchedule
+from leyden.training.loaded_states import check_names
 from leyden.training.module import FineTuner
 from leyden.training.position import Epochs, Position, loader_of
-from leyden.training.saved_states import check_names
 from leyden.training.update import trained_weights
 
 log = logging.getLogger(__name__)

@@ -28,6 +28,7 @@ from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
 from leyden.training.interrupts import Interrupts, Stopped
 from leyden.training.last_checkpoint import named_in_errors
+from leyden.training.loaded_states import pickles_refused
 from leyden.training.loading import worker_errors
 from leyden.training.memory import choose_budget, memory_errors, with_budget
 from leyden.training.outcome import Run, keep_best
@@ -38,7 +39,7 @@ from leyden.training.quiet import filtered_warnings, quiet_libraries
 from leyden.training.reference_scores import plan_scores
 from leyden.training.reference_scoring import ReferenceScoring
 from leyden.training.restart import Restart
-from leyden.training.saved_states import STATE, SavedState, pickles_refused
+from leyden.training.saved_states import STATE, SavedState
 from leyden.training.settled import settled, settled_values, with_settled
 from leyden.training.start import keep_start
 from leyden.training.stopping import make_stops, why_stopped

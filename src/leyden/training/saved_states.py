@@ -7,21 +7,14 @@ import json
 import logging
 import math
 import os
-import pickle
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from leyden.settings.errors import TrainingError
+from leyden.settings.resuming import CONFIG, identity
 from leyden.training.callbacks import Point
-from leyden.training.update import trained_weights
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +33,9 @@ class SavedState:
         size: bytes of all its files.
         resumable: it holds the optimizer too; the one before the first update holds weights alone.
         settled: what was found in place of settings that say `auto`, by key.
-        lengths: bytes of the files that grow with the run, by name, at that time.
+        grown: bytes and sha256 of the files that grow with the run, by name, at that time.
         position: where in the epochs, as keywords of `Position`; empty before the training.
+        run: identity of the run; empty if it has none.
     """
 
     path: Path
@@ -49,8 +43,9 @@ class SavedState:
     size: int
     resumable: bool
     settled: Mapping[str, Any] = field(default_factory=dict)
-    lengths: Mapping[str, int] = field(default_factory=dict)
+    grown: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     position: Mapping[str, int] = field(default_factory=dict)
+    run: str = ""
 
 
 class DamagedError(Exception):
@@ -95,7 +90,13 @@ def read_state(path: Path) -> SavedState:
         said = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files, metrics = dict(said["files"]), {name: _number(value) for name, value in said["metrics"].items()}
         point = Point(int(said["step"]), int(said["samples"]), metrics)
-        rest = bool(said["resumable"]), dict(said["settled"]), dict(said["lengths"]), dict(said["position"])
+        rest = (
+            bool(said["resumable"]),
+            dict(said["settled"]),
+            dict(said["grown"]),
+            dict(said["position"]),
+            str(said["run"]),
+        )
     except OSError as error:
         raise DamagedError(f"{MANIFEST} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -115,11 +116,16 @@ def read_state(path: Path) -> SavedState:
 
 
 def saved_states(folder: Path) -> list[SavedState]:
-    """The checkpoints of a run that are whole, oldest first; each damaged one is named and left where it is."""
+    """The checkpoints of a run that are whole, oldest first; each other one is named and left where it is."""
     found: list[SavedState] = []
+    run = identity(folder.parent / CONFIG)
     for path in sorted(folder.glob(PATTERN)):
         try:
-            found.append(read_state(path))
+            state = read_state(path)
+            if run and state.run and state.run != run:
+                log.warning("%s belongs to another run and is passed over.", path)
+            else:
+                found.append(state)
         except DamagedError as error:
             log.warning("%s is damaged and is passed over: %s.", path, error)
     return found
@@ -139,63 +145,25 @@ def forget_unfinished(folder: Path) -> None:
     for partial in folder.glob(".step-*.partial"):
         log.info("%s was not finished and is deleted.", partial)
         shutil.rmtree(partial)
+    for deleted in folder.glob(".step-*.deleted"):
+        shutil.rmtree(deleted)
 
 
-def load_trained(module: nn.Module, path: Path) -> None:
-    """Put the trained weights of a checkpoint back into the module, by name.
-
-    Args:
-        module: with the same weights in training.
-        path: folder of the checkpoint.
-
-    Raises:
-        TrainingError: the names differ, or it holds more than numbers, texts, containers and tensors.
-    """
-    with pickles_refused(path / STATE):
-        found = torch.load(path / STATE, map_location="cpu", weights_only=True)["state_dict"]
-    trained = trained_weights(module)
-    check_names(found, trained, str(path))
-    with torch.no_grad():
-        for name, weight in trained.items():
-            weight.copy_(found[name])
+def delete_state(path: Path) -> None:
+    """Delete a checkpoint so that a kill leaves none that looks damaged."""
+    deleted = path.with_name(f".{path.name}.deleted")
+    path.rename(deleted)
+    shutil.rmtree(deleted)
 
 
-@contextmanager
-def pickles_refused(state: Path | None) -> Iterator[None]:
-    """Read a checkpoint in the block: one that would run code is refused.
-
-    Raises:
-        TrainingError: it holds more than numbers, texts, containers and tensors.
-    """
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        found = re.search(r"Trying to load unsupported (.+?)\.?$", str(error), re.MULTILINE)
-        what = found[1] if found else "it is no state of a training"
-        raise TrainingError(
-            f"{state} holds more than numbers and texts ({what}), so it is not read: it may run code. Leyden has not "
-            "written it; delete that folder, and the checkpoint before it is used."
-        ) from error
-
-
-def check_names(found: Mapping[str, Any], trained: Mapping[str, Any], source: str) -> None:
-    """Refuse weights that are not exactly those in training.
-
-    Raises:
-        TrainingError: with how many names differ, and one of them.
-    """
-    if found.keys() != trained.keys():
-        odd = sorted(found.keys() ^ trained.keys())
-        raise TrainingError(f"{source}: {len(odd)} names differ from the weights in training, such as {odd[0]}.")
-
-
-def about(
+def about(  # noqa: PLR0913
     point: Point,
     *,
     resumable: bool,
     settled: Mapping[str, Any],
     position: Mapping[str, int],
     growing: Sequence[Path],
+    run: str,
 ) -> dict[str, Any]:
     """What the manifest of a checkpoint says besides its files; flushes the files that grow, so that they last too.
 
@@ -205,6 +173,7 @@ def about(
         settled: what was found in place of settings that say `auto`.
         position: where in the epochs.
         growing: files of the run that are only ever appended to.
+        run: identity of the run.
     """
     there = [path for path in growing if path.exists()]
     for path in there:
@@ -212,8 +181,8 @@ def about(
     metrics = {name: value if math.isfinite(value) else None for name, value in point.metrics.items()}
     return {
         "step": point.step, "samples": point.samples, "metrics": metrics, "resumable": resumable,
-        "settled": dict(settled), "position": dict(position),
-        "lengths": {path.name: path.stat().st_size for path in there},
+        "settled": dict(settled), "position": dict(position), "run": run,
+        "grown": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in there},
     }  # fmt: skip
 
 

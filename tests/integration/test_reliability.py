@@ -1,0 +1,67 @@
+"""A small share of `make reliability`: kills, faults and a short soak, all in one process that forks its runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.reliability.faults import KINDS, listed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def reliability(output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, "-m", "tests.reliability", f"output={output}", *words],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+
+
+def test_a_few_kills_and_faults(tmp_path: Path) -> None:
+    done = reliability(tmp_path, "kills=1", "faults=3", "updates=0", "seed=11")
+    assert done.returncode == 0, done.stderr
+    assert "| sft | 1 |" in done.stdout
+    assert "| dpo | 1 |" in done.stdout
+    assert "Data lost: none." in done.stdout
+    assert not list(tmp_path.glob("run-*"))
+
+
+@pytest.mark.slow
+def test_a_short_soak(tmp_path: Path) -> None:
+    done = reliability(tmp_path, "kills=0", "faults=0", "updates=150")
+    assert done.returncode == 0, done.stderr
+    assert "Both runs are bit-equal" in done.stdout
+
+
+def test_the_list_of_a_seed_holds_every_kind_in_its_share() -> None:
+    kinds = listed(3, 200)
+    assert len(kinds) == sum(kind.share for kind in KINDS) == 200
+    assert {kind.name: kinds.count(kind) for kind in KINDS} == {kind.name: kind.share for kind in KINDS}
+    assert listed(3, 200) == kinds != listed(4, 200)
+
+
+@pytest.mark.parametrize("word", ["kills", "kill=3", "seed=x"])
+def test_options_that_are_none(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.reliability.options import OptionError, read_options
+
+    with pytest.raises(OptionError, match=word.partition("=")[0]):
+        read_options([word])
+
+
+def test_every_promise_names_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in page.partition("## Numbers that cannot lie")[0].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`([\w/]*\.py)?(?:::(\w+))?`", row)
+        assert named, row
+        file = ""
+        for path, function in named:
+            file = path or file
+            text = (ROOT / file).read_text(encoding="utf-8")
+            assert not function or f"def {function}(" in text, (file, function)
