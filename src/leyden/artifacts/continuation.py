@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from leyden.artifacts.folder import RunFolder, write_whole
+from leyden.artifacts.folder import DONE, SAVED, RunFolder, status_of, write_whole
 from leyden.artifacts.metrics_file import HEADER
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import dump, saved_config
@@ -45,7 +45,7 @@ def reopen(folder: RunFolder, settings: Settings) -> list[SavedState]:
         The checkpoints that are whole, oldest first; none if the run begins anew.
 
     Raises:
-        ConfigError: there are checkpoints, and none is whole.
+        ConfigError: there are checkpoints, and none is whole; or the run has ended and there is none.
     """
     forget_unfinished(folder.checkpoints)
     saved = saved_states(folder.checkpoints)
@@ -55,6 +55,11 @@ def reopen(folder: RunFolder, settings: Settings) -> list[SavedState]:
         raise ConfigError(
             f"{folder.path} has {len(lost)} checkpoints and none that is whole, so its training is lost unless you can "
             f"put one back. To train it again from the start, delete {folder.checkpoints}."
+        )
+    if not states and status_of(folder.path) in (DONE, SAVED):
+        raise ConfigError(
+            f"{folder.path} was trained to its end and has no checkpoint to go on from (checkpoint="
+            f"{settings.checkpoint.policy}), so there is nothing that could be trained further. Start a new run."
         )
     for name in GROWING:
         cut(folder.path / name, states[-1].grown.get(name) if states else None)

@@ -51,6 +51,7 @@ class Checkpoints(AfterUpdate):
         interrupts: whether the training is to end after the update at hand.
         settled: what was found in place of settings that say `auto`.
         growing: files of the run that are only ever appended to.
+        rows: sha256 of the table of each part.
         export: writes the model for use; with `each_evaluation_epoch` it is called for each checkpoint.
         saved: what is kept now, oldest first.
         seconds: spent on all this.
@@ -65,6 +66,7 @@ class Checkpoints(AfterUpdate):
     interrupts: Interrupts = field(default_factory=Interrupts)
     settled: Mapping[str, Any] = field(default_factory=dict)
     growing: Sequence[Path] = ()
+    rows: Mapping[str, str] = field(default_factory=dict)
     export: Callable[[Path], None] | None = None
     saved: list[SavedState] = field(default_factory=list)
     seconds: float = 0.0
@@ -109,7 +111,10 @@ class Checkpoints(AfterUpdate):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """What follows can be done again from the last checkpoint, so a signal need not wait."""
-        self._prune(trainer, spare=0)
+        if self.saved:
+            self._prune(trainer, spare=0)
+        if agreed(STOP if self.interrupts.received else FINISH, trainer) == STOP:
+            self.interrupts.end(self._newest())
         self.interrupts.wait(on=False)
 
     def best(self) -> SavedState | None:
@@ -172,7 +177,7 @@ class Checkpoints(AfterUpdate):
                 where = asdict(Position.of(trainer)) if resumable else {}
                 said = about(
                     point, resumable=resumable, settled=self.settled, position=where, growing=self.growing,
-                    run=identity(self.folder.parent / CONFIG),
+                    run=identity(self.folder.parent / CONFIG), rows=self.rows,
                 )  # fmt: skip
                 size = finish_state(path, said)
         except Exception as error:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import lightning as L
 
 from leyden.data.sampler import TrainingLoader
+from leyden.settings.errors import ConfigError
+from leyden.training.prepare import Material
+from leyden.training.saved_states import SavedState
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,35 @@ class Epochs:
             return self.count * self.updates
         begun = self.updates - self.batches_at(position) // self.accumulation
         return position.updates + begun + max(0, self.count - position.epoch - 1) * self.updates
+
+
+def rows_of(material: Material) -> dict[str, str]:
+    """Sha256 of the table of each part."""
+    parts = {"train": material.train, "validation": material.validation}
+    return {name: part.trees.part.source.table.sha256 for name, part in parts.items()}
+
+
+def position_of(state: SavedState, epochs: Epochs, rows: Mapping[str, str]) -> Position:
+    """Where a checkpoint was written, if the run can go on from there.
+
+    Raises:
+        ConfigError: the epochs are over by then, or the tables are not those of the run.
+    """
+    position = Position(**state.position)
+    faults = [
+        f"The {name} table has changed since the run was started (its sha256 was {state.rows[name]}, and is {found}), "
+        "so the training cannot go on as it was. Put the file back, or start a new run."
+        for name, found in rows.items()
+        if state.rows.get(name, found) != found
+    ]
+    if position.epoch >= epochs.count:
+        faults.append(
+            f"trainer.epochs={epochs.count}: the run is in its epoch {position.epoch + 1} already. Set at least "
+            f"{position.epoch + 1}."
+        )
+    if faults:
+        raise ConfigError(faults)
+    return position
 
 
 def loader_of(trainer: L.Trainer) -> TrainingLoader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from leyden.training.loaded_states import pickles_refused
 from leyden.training.loading import worker_errors
 from leyden.training.memory import choose_budget, memory_errors, with_budget
 from leyden.training.outcome import Run, keep_best
-from leyden.training.position import Epochs, Position
+from leyden.training.position import Epochs, position_of, rows_of
 from leyden.training.prepare import Material
 from leyden.training.progress import Display, make_display
 from leyden.training.quiet import filtered_warnings, quiet_libraries
@@ -70,7 +70,9 @@ def fit(  # noqa: PLR0913
         start: the checkpoints of an earlier part of this run; it goes on from the last one.
     """
     with filtered_warnings():
-        run, data = _assemble(settings, material, Frame(loggers, folder, interrupts or Interrupts(), start))
+        run, data = _assemble(
+            settings, material, Frame(loggers, folder, interrupts or Interrupts(), start, rows_of(material))
+        )
         run.checkpoints.export = None if export is None else partial(export, run)
         with (
             compile_errors(on=settings.backbone.compile),
@@ -95,12 +97,14 @@ class Frame:
         folder: of the run.
         interrupts: what signals have come.
         start: the checkpoints of an earlier part of this run; it goes on from the last one.
+        rows: sha256 of the table of each part.
     """
 
     loggers: Sequence[Logger]
     folder: Path
     interrupts: Interrupts
     start: Sequence[SavedState]
+    rows: Mapping[str, str]
 
 
 def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run, TreeDataModule]:
@@ -116,14 +120,12 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     settings, found, collator = _settle(settings, material, backbone, attention, folder)
     data = make_data(settings, material, collator)
     epochs = epochs_of(data, settings.trainer, len(material.train.trees))
-    position = Position(**start[-1].position) if start else None
+    position = position_of(start[-1], epochs, frame.rows) if start else None
     updates = epochs.planned(position)
     module = make_module(settings, material, backbone, updates, epochs.updates)
     keep_start(settings, module.reference, kept)
-    history, due = (
-        History(material.metrics[0]),
-        due_updates(updates, epochs.updates, settings.trainer.evaluation_epochs),
-    )
+    due = due_updates(updates, epochs.updates, settings.trainer.evaluation_epochs)
+    history = History(material.metrics[0])
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
     checkpoints = make_checkpoints(settings, frame, history, due)
     shown, schedule = ProgressDisplay(display, history, updates), EvaluationSchedule(due)
@@ -143,7 +145,7 @@ def make_checkpoints(settings: Settings, frame: Frame, history: History, due: fr
     """What writes the checkpoints of a run."""
     return Checkpoints(
         settings.checkpoint, frame.folder / "checkpoints", history.metric, history, due, frame.interrupts,
-        settled_values(settings), [frame.folder / "metrics.csv"], saved=list(frame.start),
+        settled_values(settings), [frame.folder / "metrics.csv"], frame.rows, saved=list(frame.start),
     )  # fmt: skip
 
 

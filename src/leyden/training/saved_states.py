@@ -36,6 +36,7 @@ class SavedState:
         grown: bytes and sha256 of the files that grow with the run, by name, at that time.
         position: where in the epochs, as keywords of `Position`; empty before the training.
         run: identity of the run; empty if it has none.
+        rows: sha256 of the table of each part.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class SavedState:
     grown: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     position: Mapping[str, int] = field(default_factory=dict)
     run: str = ""
+    rows: Mapping[str, str] = field(default_factory=dict)
 
 
 class DamagedError(Exception):
@@ -96,6 +98,7 @@ def read_state(path: Path) -> SavedState:
             dict(said["grown"]),
             dict(said["position"]),
             str(said["run"]),
+            dict(said["rows"]),
         )
     except OSError as error:
         raise DamagedError(f"{MANIFEST} cannot be read ({error.strerror})") from error
@@ -164,6 +167,7 @@ def about(  # noqa: PLR0913
     position: Mapping[str, int],
     growing: Sequence[Path],
     run: str,
+    rows: Mapping[str, str],
 ) -> dict[str, Any]:
     """What the manifest of a checkpoint says besides its files; flushes the files that grow, so that they last too.
 
@@ -174,6 +178,7 @@ def about(  # noqa: PLR0913
         position: where in the epochs.
         growing: files of the run that are only ever appended to.
         run: identity of the run.
+        rows: sha256 of the table of each part.
     """
     there = [path for path in growing if path.exists()]
     for path in there:
@@ -181,7 +186,7 @@ def about(  # noqa: PLR0913
     metrics = {name: value if math.isfinite(value) else None for name, value in point.metrics.items()}
     return {
         "step": point.step, "samples": point.samples, "metrics": metrics, "resumable": resumable,
-        "settled": dict(settled), "position": dict(position), "run": run,
+        "settled": dict(settled), "position": dict(position), "run": run, "rows": dict(rows),
         "grown": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in there},
     }  # fmt: skip
 
