@@ -176,6 +176,32 @@ def test_rows_that_would_begin_anew_are_found(trap: str, whole: Path, monkeypatc
         run(f"resume={folder}")
 
 
+def test_rows_that_have_changed_are_not_gone_on_with(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stopped_run(whole, "changed", monkeypatch)
+    table = whole.parent / "table.jsonl"
+    before = table.read_text(encoding="utf-8")
+    table.write_text(before.replace("question 3", "question 33"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="The train table has changed since the run was started"):
+        run(f"resume={folder}")
+    table.write_text(before, encoding="utf-8")
+    run(f"resume={folder}")
+    assert_same_bits(whole, folder)
+
+
+def test_epochs_that_are_over_cannot_be_left_out(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stopped_run(whole, "fewer", monkeypatch)
+    with pytest.raises(ConfigError, match="trainer.epochs=1: the run is in its epoch 2 already. Set at least 2"):
+        run(f"resume={folder}", "trainer.epochs=1")
+
+
+def test_a_run_that_kept_nothing_is_not_trained_anew_in_its_folder(tmp_path: Path) -> None:
+    run(*overrides_of(tmp_path, "none", "checkpoint=disable", "trainer.epochs=1"))
+    before = (tmp_path / "none" / "metrics.csv").read_bytes()
+    with pytest.raises(ConfigError, match="was trained to its end and has no checkpoint to go on from"):
+        run(f"resume={tmp_path / 'none'}", "trainer.epochs=2")
+    assert (tmp_path / "none" / "metrics.csv").read_bytes() == before
+
+
 def wait_for_signals(ready: Any) -> None:
     interrupts = Interrupts()
     with interrupts.listening():

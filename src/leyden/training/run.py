@@ -70,9 +70,8 @@ def fit(  # noqa: PLR0913
         start: the checkpoints of an earlier part of this run; it goes on from the last one.
     """
     with filtered_warnings():
-        run, data = _assemble(
-            settings, material, Frame(loggers, folder, interrupts or Interrupts(), start, rows_of(material))
-        )
+        frame = Frame(loggers, folder, interrupts or Interrupts(), start, rows_of(material))
+        run, data = _assemble(settings, material, frame)
         run.checkpoints.export = None if export is None else partial(export, run)
         with (
             compile_errors(on=settings.backbone.compile),
