@@ -64,6 +64,12 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
         bound = [name for name in differing if not _may_change(name, old.get(name), new.get(name))]
         faults += [_refusal(folder, name, old.get(name), new.get(name)) for name in bound]
         changes |= {name: [old.get(name), new.get(name)] for name in differing if name not in bound}
+    strategy = str(saved.get("trainer", {}).get("strategy"))
+    if strategy.startswith("deepspeed"):
+        faults.append(
+            f"trainer.strategy={strategy}: {folder.name} cannot be gone on with; what DeepSpeed's engine saves was never "
+            "tried. Start a new run with backbone.pretrained_weights set to what it has saved."
+        )
     if config.overwrite:
         faults.append("overwrite=true does not go with resume, which keeps what is there. Leave one of them out.")
     if faults:

@@ -54,6 +54,21 @@ def pickles_refused(state: Path | None) -> Iterator[None]:
         ) from error
 
 
+def check_state(module: nn.Module, path: Path) -> None:
+    """Look into a checkpoint before a strategy reads it: some leave out what does not fit, without a word.
+
+    Args:
+        module: with the weights in training.
+        path: folder of the checkpoint.
+
+    Raises:
+        TrainingError: the names differ, or it holds more than numbers, texts, containers and tensors.
+    """
+    with pickles_refused(path / STATE):
+        found = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=True)
+    check_names(found["state_dict"], trained_weights(module), str(path))
+
+
 def check_names(found: Mapping[str, Any], trained: Mapping[str, Any], source: str) -> None:
     """Refuse weights that are not exactly those in training.
 

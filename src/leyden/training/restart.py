@@ -18,10 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from leyden.settings.errors import MetricError, TrainingError
 from leyden.training.callbacks import History, Point
 from leyden.training.evaluation import Evaluation, EvaluationSchedule
-from leyden.training.loaded_states import check_names
 from leyden.training.module import FineTuner
 from leyden.training.position import Epochs, Position, loader_of
-from leyden.training.update import trained_weights
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +64,9 @@ class Restart(Callback):
                 counts.update(dict.fromkeys(counts, 0))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take our own state back, and say where in the epoch this is with the processes there are now.
-
-        Raises:
-            TrainingError: the weights of the checkpoint are not those in training.
-        """
+        """Take our own state back, and say where in the epoch this is with the processes there are now."""
         assert isinstance(pl_module, FineTuner)
         assert self.position is not None
-        check_names(checkpoint["state_dict"], trained_weights(pl_module), "The checkpoint")
         ours = checkpoint[OURS]
         for name in COUNTERS:
             setattr(pl_module, name, ours["counters"][name])
