@@ -67,8 +67,8 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     strategy = str(saved.get("trainer", {}).get("strategy"))
     if strategy.startswith("deepspeed"):
         faults.append(
-            f"trainer.strategy={strategy}: {folder.name} cannot be gone on with; what DeepSpeed's engine saves was never "
-            "tried. Start a new run with backbone.pretrained_weights set to what it has saved."
+            f"trainer.strategy={strategy}: {folder.name} cannot be gone on with, since what DeepSpeed's engine saves "
+            "was never tried. Start a new run from its model, with backbone.pretrained_weights."
         )
     if config.overwrite:
         faults.append("overwrite=true does not go with resume, which keeps what is there. Leave one of them out.")
