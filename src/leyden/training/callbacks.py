@@ -48,6 +48,7 @@ class History(Callback):
         waiting: time between them: loading, logging and the like, evaluations left out.
         first_update: when the first batch of this process began, in seconds since 1970; None before that.
         latest: the numbers of the last update.
+        before: `seconds` and `waiting` of an earlier part of the run, in a process that has ended.
     """
 
     metric: Metric
@@ -61,6 +62,7 @@ class History(Callback):
     waiting: float = 0.0
     first_update: float | None = None
     latest: dict[str, float] = field(default_factory=dict)
+    before: tuple[float, float] = (0.0, 0.0)
     _clock: float = 0.0
     _idle_since: float = 0.0
     _window_seconds: float = 0.0

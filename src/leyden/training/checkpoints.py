@@ -52,6 +52,7 @@ class Checkpoints(AfterUpdate):
         settled: what was found in place of settings that say `auto`.
         growing: files of the run that are only ever appended to.
         rows: sha256 of the table of each part.
+        planned: updates of the whole run.
         export: writes the model for use; with `each_evaluation_epoch` it is called for each checkpoint.
         saved: what is kept now, oldest first.
         seconds: spent on all this.
@@ -67,6 +68,7 @@ class Checkpoints(AfterUpdate):
     settled: Mapping[str, Any] = field(default_factory=dict)
     growing: Sequence[Path] = ()
     rows: Mapping[str, str] = field(default_factory=dict)
+    planned: int = 0
     export: Callable[[Path], None] | None = None
     saved: list[SavedState] = field(default_factory=list)
     seconds: float = 0.0
@@ -174,14 +176,15 @@ class Checkpoints(AfterUpdate):
             if self.settings.policy == "each_evaluation_epoch" and self.export is not None and point.metrics:
                 self.export(partial / "model")
             if trainer.is_global_zero:
-                where = asdict(Position.of(trainer)) if resumable else {}
+                where = asdict(Position.of(trainer, self.planned)) if resumable else {}
                 said = about(
                     point, resumable=resumable, settled=self.settled, position=where, growing=self.growing,
                     run=identity(self.folder.parent / CONFIG), rows=self.rows,
                 )  # fmt: skip
                 size = finish_state(path, said)
         except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            if trainer.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
             if not isinstance(error, OSError) and refusal(error) is None:
                 raise
             whole = self._newest()

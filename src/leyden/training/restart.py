@@ -20,6 +20,7 @@ from leyden.training.callbacks import History, Point
 from leyden.training.evaluation import Evaluation, EvaluationSchedule
 from leyden.training.module import FineTuner
 from leyden.training.position import Epochs, Position, loader_of
+from leyden.training.stopping import NoImprovement
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Restart(Callback):
             setattr(pl_module, name, ours["counters"][name])
         for name in TOTALS:
             setattr(self.history, name, ours["totals"][name])
+        self.history.before = self.history.seconds, self.history.waiting
         self.history.points = [Point(**point) for point in ours["points"]]
         self.history.best_evaluation = _evaluation(ours["best_evaluation"])
         pl_module.evaluation = _evaluation(ours["evaluation"])
@@ -108,6 +110,9 @@ class Restart(Callback):
             loop.run()
             loop._has_run = False  # else an epoch that is over already would never be left
             trainer.training = True
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        if any(isinstance(one, NoImprovement) and one.is_over for one in callbacks):
+            trainer.should_stop = True  # as it was about to
 
 
 def _refresh(scheduler: LambdaLR) -> None:
