@@ -194,11 +194,18 @@ def status_of(folder: Path) -> str | None:
     return said.get("status") if isinstance(said, dict) else None
 
 
+def _is_worthless(path: Path) -> bool:
+    """Whether a run has not trained: it has written nothing but what stands before the training, or says so itself."""
+    if status_of(path) == STOPPED:
+        return not json.loads((path / "manifest.json").read_text(encoding="utf-8"))["updates_done"]
+    return {file.name for file in path.iterdir()} <= WORTHLESS
+
+
 def _settle(path: Path, aside: Path) -> None:
     """What becomes of the replaced run once the new one has ended, well or not."""
     if status_of(path) in (DONE, SAVED, FAILED):
         shutil.rmtree(aside)
-    elif {file.name for file in path.iterdir()} <= WORTHLESS:
+    elif _is_worthless(path):
         shutil.rmtree(path)
         aside.rename(path)
         log.info("The run that was in %s is there again.", path)

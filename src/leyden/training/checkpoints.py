@@ -6,8 +6,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from leyden.settings.errors import ConfigError, TrainingError
 from leyden.settings.resuming import CONFIG, identity
 from leyden.settings.training_groups import Checkpoint
 from leyden.training.after_update import AfterUpdate
+from leyden.training.answers import Answerer
 from leyden.training.callbacks import History, Point
 from leyden.training.devices import agreed
 from leyden.training.disk import refusal
 from leyden.training.interrupts import Interrupts
+from leyden.training.module import FineTuner
 from leyden.training.position import Position
 from leyden.training.saved_states import STATE, SavedState, about, delete_state, finish_state, partial_of
 
@@ -47,7 +49,6 @@ class Checkpoints(AfterUpdate):
         folder: where the checkpoints go.
         metric: decides which one is best.
         history: the evaluations so far.
-        due: updates that an evaluation follows.
         interrupts: whether the training is to end after the update at hand.
         settled: what was found in place of settings that say `auto`.
         growing: files of the run that are only ever appended to.
@@ -63,7 +64,6 @@ class Checkpoints(AfterUpdate):
     folder: Path
     metric: Metric
     history: History
-    due: Collection[int] = frozenset()
     interrupts: Interrupts = field(default_factory=Interrupts)
     settled: Mapping[str, Any] = field(default_factory=dict)
     growing: Sequence[Path] = ()
@@ -81,6 +81,9 @@ class Checkpoints(AfterUpdate):
         super().on_train_start(trainer, pl_module)
         self._last = time.monotonic()
         self.interrupts.wait()
+        assert isinstance(pl_module, FineTuner)
+        if isinstance(pl_module.answers, Answerer) and trainer.world_size == 1:
+            pl_module.answers = replace(pl_module.answers, advance=lambda rows: self._leave(trainer))  # noqa: ARG005
 
     def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where the time for it has come, or where the training has to end here."""
@@ -90,12 +93,16 @@ class Checkpoints(AfterUpdate):
         wish = agreed(STOP if self.interrupts.received else wish, trainer)
         if wish == STOP:
             self._end(trainer)
-        elif wish == SAVE and trainer.global_step not in self.due:  # there, the evaluation saves
+        elif wish == SAVE:  # also before an evaluation, which may take long
             self._keep(trainer)
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:  # fmt: skip
+        """Look for a signal."""
+        self._leave(trainer)
+
+    def _leave(self, trainer: L.Trainer) -> None:
         """Leave an evaluation that a signal has come into; it is made up for when the run goes on."""
         if trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1 and self.interrupts.received:
             self._end(trainer)

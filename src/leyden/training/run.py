@@ -128,10 +128,10 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     due = due_updates(updates, epochs.updates, settings.trainer.evaluation_epochs)
     history = History(material.metrics[0])
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
-    checkpoints = make_checkpoints(settings, frame, history, due, updates)
+    checkpoints = make_checkpoints(settings, frame, history, updates)
     shown, schedule = ProgressDisplay(display, history, updates), EvaluationSchedule(due)
     stops = make_stops(settings.trainer, material.metrics[0])
-    callbacks = [history, shown, schedule, *stops, checkpoints, Restart(history, schedule, epochs, position)]
+    callbacks = [history, shown, schedule, *stops, checkpoints, Restart(schedule, epochs, checkpoints, position)]
     if material.problem.uses_reference:  # in front: what it shows ends before an evaluation shows anything
         callbacks.insert(0, make_scoring(settings, material.problem.loss, data, display))
     trainer = make_trainer(settings.trainer, callbacks, frame.loggers, folder)
@@ -142,12 +142,10 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     return run, data
 
 
-def make_checkpoints(
-    settings: Settings, frame: Frame, history: History, due: frozenset[int], updates: int
-) -> Checkpoints:
+def make_checkpoints(settings: Settings, frame: Frame, history: History, updates: int) -> Checkpoints:
     """What writes the checkpoints of a run."""
     return Checkpoints(
-        settings.checkpoint, frame.folder / "checkpoints", history.metric, history, due, frame.interrupts,
+        settings.checkpoint, frame.folder / "checkpoints", history.metric, history, frame.interrupts,
         settled_values(settings), [frame.folder / "metrics.csv"], frame.rows, updates, saved=list(frame.start),
     )  # fmt: skip
 
