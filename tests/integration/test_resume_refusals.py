@@ -190,9 +190,10 @@ def test_a_finished_run_that_is_prolonged_and_breaks_down_goes_on(whole: Path, m
     words = overrides_of(whole.parent, "prolonged", "checkpoint=each_evaluation_epoch", "trainer.epochs=1")
     run(*words)
     folder = whole.parent / "prolonged"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the machine broke down"):
+    with monkeypatch.context() as patch:
         break_down(patch, 8)
-        run(f"resume={folder}", "trainer.epochs=2")
+        with pytest.raises(RuntimeError, match="the machine broke down"):
+            run(f"resume={folder}", "trainer.epochs=2")
     assert json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["status"] == "running"
     run(f"resume={folder}")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -207,9 +208,10 @@ def test_a_run_that_was_out_of_patience_stays_so(tmp_path: Path, monkeypatch: py
     words = ["trainer.early_stopping_patience=1", "trainer.early_stopping_min_delta=9", "trainer.epochs=3"]
     run(*overrides_of(tmp_path, "whole", *words))
     assert json.loads((tmp_path / "whole" / "manifest.json").read_text(encoding="utf-8"))["updates_done"] == 3
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no prediction"):
+    with monkeypatch.context() as patch:
         patch.setattr("leyden.artifacts.job.save_predictions", fail)
-        run(*overrides_of(tmp_path, "cut", *words))
+        with pytest.raises(RuntimeError, match="no prediction"):
+            run(*overrides_of(tmp_path, "cut", *words))
     run(f"resume={tmp_path / 'cut'}")
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
