@@ -198,3 +198,6 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer, state: Path | None
     if scores.report:
         run.seconds["score the reference"] = scores.seconds
     run.module.gather()
+    device = run.trainer.strategy.root_device
+    if device.type != "cpu" and not is_later_rank():  # Lightning has moved it away; answers are written after this
+        run.module.to(device)
