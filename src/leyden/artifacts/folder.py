@@ -24,6 +24,7 @@ from leyden.settings.locations import TINY, WHEEL
 from leyden.settings.read import dump
 from leyden.settings.resuming import AUTO, CONFIG, identity, signed, typed_lines
 from leyden.settings.schema import Settings
+from leyden.training.saved_states import flush
 
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
@@ -159,6 +160,7 @@ def create_folder(folder: RunFolder, settings: Settings, typed: Sequence[str] = 
         fresh.mkdir()
         RunFolder(fresh).write_config(settings, typed)
         fresh.rename(folder.path)
+        flush(folder.path.parent)
     except OSError as error:
         raise ConfigError(
             f"output_directory={settings.output_directory!r}: {folder.path} cannot be made: {error}. Name another "
@@ -176,13 +178,12 @@ def _forget_beginnings(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it, also after a loss of power, finds the old content or the new one."""
+    """Write a file so that whoever reads it finds the old content or the new one, never a part; power may fail, too."""
     draft = path.with_name(f".{path.name}.partial")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    draft.write_text(text, encoding="utf-8")
+    flush(draft)
     draft.replace(path)
+    flush(path.parent)
 
 
 def status_of(folder: Path) -> str | None:

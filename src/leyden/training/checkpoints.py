@@ -210,9 +210,8 @@ class Checkpoints(AfterUpdate):
         """Delete what the policy does not keep, but for so many before the newest, in case that one is damaged."""
         best = self._best(self.saved) if self.settings.policy == "best" else None
         needed = [one for one in self.saved if one is self.saved[-1] or one is best]
-        spared = [one for one in self.saved[:-1] if one.resumable][::-1][:spare]
         each = self.settings.policy == "each_evaluation_epoch"
-        kept = [one for one in self.saved if one in needed or one in spared or (each and one.point.metrics)]
+        kept = [one for one in self.saved if one in needed or (each and one.point.metrics)]
         budget = math.inf if self.settings.max_gib is None else self.settings.max_gib * GIB
         while sum(one.size for one in kept) > budget and len(kept) > len(needed):
             oldest = next(one for one in kept if one not in needed)
@@ -224,6 +223,10 @@ class Checkpoints(AfterUpdate):
                 "checkpoint.max_gib=%s is less than the %.3g GiB of the checkpoint that a resume needs; it stays.",
                 self.settings.max_gib, sum(one.size for one in kept) / GIB,
             )  # fmt: skip
+        for one in [one for one in self.saved[:-1] if one.resumable][::-1][:spare]:
+            if one not in kept and one.size + sum(other.size for other in kept) <= budget:
+                kept.append(one)
+        kept.sort(key=lambda one: one.point.step)
         for one in self.saved:
             if one not in kept and trainer.is_global_zero:
                 delete_state(one.path)
