@@ -74,9 +74,10 @@ def told_to_end(case: Case) -> str:
     number = drawn(case.draw, touches(case.bench, scenario), lambda line: "-cache/" not in line)
     case.what.append(f"{signum.name} at {touches(case.bench, scenario)[number]}")
     hook = partial(_watch, [case.place.parent], number, lambda _: os.kill(os.getpid(), signum))
-    case.orderly(_cold(case, scenario, hook), 128 + signum, 0)
+    end = _cold(case, scenario, hook)
+    case.orderly(end, 128 + signum, 0)
     case.finish(scenario)
-    return SIGNALLED.replace("143", "130 or 143")
+    return SIGNALLED if end.code else SAME
 
 
 def call_fails(case: Case) -> str:

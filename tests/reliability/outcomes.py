@@ -15,7 +15,7 @@ PASSED_OVER = "named and passed over; goes on, bit-equal"
 REMADE = "named and made again, bit-equal"
 RESUMED = "ends with a message and code 2; resumed, bit-equal"
 REFUSED = "refused with a message and code 2, nothing written"
-SIGNALLED = "ends after the update with a checkpoint and 143; resumed, bit-equal"
+SIGNALLED = "ends with 130 or 143, after the update where one is at hand; resumed, bit-equal"
 TRAINED = "trained, what was left out is counted"
 
 

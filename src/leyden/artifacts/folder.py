@@ -19,12 +19,12 @@ from typing import Any
 import yaml
 
 from leyden.artifacts.lock import LOCK, locked, refuse_if_locked
+from leyden.data.cache import flush
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import TINY, WHEEL
 from leyden.settings.read import dump
 from leyden.settings.resuming import AUTO, CONFIG, identity, signed, typed_lines
 from leyden.settings.schema import Settings
-from leyden.training.saved_states import flush
 
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]

@@ -60,6 +60,15 @@ def checksum(path: Path) -> int:
     return total
 
 
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def cached_folder(
     kind: str,
     key: str,

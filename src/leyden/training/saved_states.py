@@ -6,13 +6,13 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leyden.data.cache import flush
 from leyden.settings.resuming import CONFIG, identity
 from leyden.training.callbacks import Point
 
@@ -199,15 +199,6 @@ def sha256(path: Path) -> str:
     """Hash of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Have the system write a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _seal(folder: Path, content: Mapping[str, Any]) -> int:
