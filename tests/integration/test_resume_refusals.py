@@ -205,7 +205,7 @@ def test_a_finished_run_that_is_prolonged_and_breaks_down_goes_on(whole: Path, m
 
 
 def test_a_run_that_was_out_of_patience_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["trainer.early_stopping_patience=1", "trainer.early_stopping_min_delta=9", "trainer.epochs=3"]
+    words = ["trainer.early_stopping_patience=1", "trainer.early_stopping_min_delta=999", "trainer.epochs=3"]
     run(*overrides_of(tmp_path, "whole", *words))
     assert json.loads((tmp_path / "whole" / "manifest.json").read_text(encoding="utf-8"))["updates_done"] == 3
     with monkeypatch.context() as patch:

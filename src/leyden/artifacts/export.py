@@ -82,7 +82,7 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
         generation.decoder_start_token_id = getattr(base_model(backbone).config, "decoder_start_token_id", None)
         generation.save_pretrained(folder)
     where = base_location(backbone) if isinstance(backbone, PeftModel) else None
-    card = model_card(settings, material.problem, material.counts["train"]["samples"], results, where)
+    card = model_card(settings, material.problem, len(material.train.trees), results, where)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

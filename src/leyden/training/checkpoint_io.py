@@ -17,7 +17,7 @@ class StraightIO(TorchCheckpointIO):
     be on another disk and keeps it after a kill. A checkpoint here is renamed once it is whole, so that is not needed.
     """
 
-    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
+    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002
         """Write the state."""
         with Path(path).open("wb") as file:
             torch.save(dict(checkpoint), file)
