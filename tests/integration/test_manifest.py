@@ -14,7 +14,8 @@ import torch
 import yaml
 
 Cli = Callable[..., "CompletedProcess[str]"]
-TINY = ["backbone=tiny", "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none",
+TINY = ["backbone=tiny", "checkpoint.verify=false",
+        "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none",
         "checkpoint.verify=false"]  # fmt: skip
 
 

@@ -70,7 +70,8 @@ def test_no_file_of_a_sweep_with_a_judge_and_a_failed_job_holds_a_secret(
     with ChatServer(answer) as server:
         done = run_here(
             [
-                "train.py", "-m", "lora.r=2,3", "backbone=tiny", "trainer=cpu", "trainer.progress=none",
+                "train.py", "-m", "lora.r=2,3", "backbone=tiny", "trainer=cpu", "checkpoint.verify=false",
+                "trainer.progress=none",
                 "dataset=table", f"dataset.train_dataframe={rows}", "dataset.validation_strategy=custom",
                 "dataset.prompt_column=p", f"dataset.validation_dataframe={rows}", "dataset.answer_column=a",
                 "experiment_name=sweep",
@@ -105,7 +106,9 @@ def test_a_setting_with_a_secret_in_it_ends_the_run_before_anything_is_written(
     group = "metric=gpt" if "gpt" in override else "logger=mlflow" if "mlflow" in override else "seed=1"
     more = ["metric.gpt.model=m"] if "gpt" in override else []
     before = set(tmp_path.rglob("*"))
-    done = run_here(["train.py", "backbone=tiny", "trainer=cpu", group, *more, override], cwd=tmp_path)
+    done = run_here(
+        ["train.py", "backbone=tiny", "trainer=cpu", "checkpoint.verify=false", group, *more, override], cwd=tmp_path
+    )
     assert (done.returncode, "config error" in done.stderr) == (2, True)
     assert leaks((done.stdout + done.stderr).encode()) == []
     assert set(tmp_path.rglob("*")) == before

@@ -55,7 +55,8 @@ class Bench:
         if not table.exists():
             write_table(table, COLUMNS)
         return [
-            "backbone=tiny", "dataset=table", "trainer=cpu", f"dataset.train_dataframe={table}",
+            "backbone=tiny", "dataset=table", "trainer=cpu", "checkpoint.verify=false",
+            f"dataset.train_dataframe={table}",
             "dataset.prompt_column=p", "dataset.answer_column=a", "dataset.validation_size=0.2",
             "trainer.progress=none", "tokenizer.max_length=128", "generation.max_length_inference=4",
             "trainer.batch_size=2", "trainer.epochs=2", "trainer.evaluation_epochs=0.5", *self.more,
