@@ -216,3 +216,24 @@ def test_columns_are_float32_whatever_the_default_type_is(element: torch.dtype) 
         torch.set_default_dtype(before)
     assert outcome.columns["loss"].dtype == torch.float32
     assert outcome.columns["loss"].tolist() == [0.0, 1.0]
+
+
+END = ("dataset.add_eos_token_to_prompt=true", "dataset.text_answer_separator=''")
+
+
+@pytest.mark.parametrize("problem", [BINARY, REGRESSION])
+def test_samples_that_end_with_the_padding_are_refused(problem: list[str], tmp_path: Path) -> None:
+    """Elsewhere padding is told by its id; Leyden tells it by its place, so the two would read apart."""
+    with pytest.raises(
+        ConfigError, match=r"samples end with '<\|im_end\|>', which is the padding .* one token too early"
+    ):
+        Headed(tmp_path, *problem, *END, "+tokenizer.tokenizer_kwargs.pad_token='<|im_end|>'")
+
+
+def test_samples_that_end_with_another_token_are_read_as_the_library_does(tmp_path: Path) -> None:
+    headed = Headed(tmp_path, *BINARY, *END)
+    tokens = headed.material.train.trees[0].tree.tokens
+    assert int(tokens[-1]) == headed.material.tokenizer.eos_token_id
+    torch.testing.assert_close(
+        head_outputs(headed.model, headed.batch), torch.cat([output.logits for output in headed.plain()])
+    )
