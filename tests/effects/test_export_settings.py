@@ -382,7 +382,6 @@ def test_a_model_that_was_not_trained_is_told_to_be_its_base(
 ) -> None:
     found = record(trained(tmp_path, COLUMNS, *LEARN, "trainer.epochs=0"))
     assert not found["faults"]
-    assert found["share_of_training"] is None
     assert "cannot be told from its base" in " ".join(capsys.readouterr().err.split())
 
 

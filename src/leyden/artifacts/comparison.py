@@ -21,6 +21,7 @@ TOLERANCES = {
 }  # fmt: skip
 MISSED = 0.25  # of what the training has changed, may be missing or too much
 UNCERTAIN = 0.1  # of it: with more rounding than that, nothing is said
+LEAST = 1 / 8  # of the tolerance: a smaller change may itself be rounding
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Verification:
         max_logit_difference: of all outputs.
         largest_logit: of the run's model.
         tolerance: largest difference that is rounding, as a share of the largest output or of 1.
-        share_of_training: of what the adapter changes of the outputs; None for a whole model, or where it changes
-            nothing.
+        share_of_training: of what the adapter changes of the outputs; None for a whole model, or where it changes no
+            more than rounding does.
         share_uncertain: by how much rounding may have moved that.
         has_base: whether there is a base without the adapter to compare with.
         rows: whose outputs were compared.
@@ -179,7 +180,7 @@ def compare(
         said: `tokens`, `texts` and `prompts` of the conversations there.
     """
     differences = [difference_of(one, other) for one, other in zip(outputs, expected.outputs, strict=True)]
-    share = share_of(outputs, expected)
+    share = share_of(outputs, expected, LEAST * saved.tolerance)
     joined = prompts = 0
     different: list[str] = []
     for one, tokens, text, prompt in zip(

@@ -40,14 +40,19 @@ def difference_of(outputs: Tensor, expected: Tensor) -> float:
     return math.inf if math.isnan(found) else found
 
 
-def share_of(outputs: Sequence[Tensor], expected: Answers) -> Share | None:
+def share_of(outputs: Sequence[Tensor], expected: Answers, least: float) -> Share | None:
     """How much of what an adapter changes of the outputs is there, by least squares over all that are finite.
 
     With a residual r beside a change c of P positions, rounding that is alike at all entries of a position moves the
     share by about |r| / (|c| sqrt(P)).
 
+    Args:
+        outputs: of each row.
+        expected: of each row.
+        least: change that is more than rounding, as a share of the outputs, both by the root of their squares.
+
     Returns:
-        None without a base, where the adapter changes nothing, or where the outputs have other shapes.
+        None without a base, where the adapter changes less than that, or where the outputs have other shapes.
     """
     shapes = [[one.shape for one in each] for each in (outputs, *expected)]
     if not expected.bases or not shapes[0] == shapes[1] == shapes[2]:
@@ -56,7 +61,7 @@ def share_of(outputs: Sequence[Tensor], expected: Answers) -> Share | None:
     finite = ours.isfinite() & trained.isfinite() & base.isfinite()
     change, away = (trained - base)[finite], (ours - base)[finite]
     size = float(change.square().sum())
-    if not size:
+    if not size or math.sqrt(size) < least * float(trained[finite].norm()):
         return None
     found = float(away @ change) / size
     positions = sum(len(one) for one in expected.outputs)
