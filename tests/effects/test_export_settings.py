@@ -169,7 +169,7 @@ def lost_adapter(run: Path) -> None:
 
 FAULTS = {
     "a weight": (tampered_weight, "its outputs differ from those of the trained model by"),
-    "an adapter": (lost_adapter, "its outputs have 0% of what the training has changed"),
+    "an adapter": (lost_adapter, "its outputs have 0 % of what the training has changed"),
     "a template": (tampered_template, "its tokenizer and chat template write"),
     "a token": (tampered_token, "its tokenizer and chat template write"),
 }

@@ -50,7 +50,7 @@ def test_a_model_without_its_training_is_found_below_what_rounding_may_be(fault:
     found = compared(wrong, Answers(trained, base), dtype)
     assert found.max_logit_difference < found.allowed
     (said,) = found.faults()
-    assert f"its outputs have {found.share_of_training:.0%} of what the training has changed" in said
+    assert f"its outputs have {round(100 * (found.share_of_training or 0))} % of what the training has changed" in said
     assert found.share_of_training == pytest.approx(FAULTS[fault], abs=0.05)
 
 

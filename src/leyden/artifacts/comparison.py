@@ -127,8 +127,9 @@ class Verification:
         share = self.share_of_training
         if share is not None and self.is_told_from_base and not abs(share - 1) <= MISSED:
             found.append(
-                f"{self.folder}: loaded in a fresh process, its outputs have {share:.0%} of what the training has "
-                f"changed of those of the base; 100 % is expected, and {MISSED:.0%} may be missing or too much. {kept}"
+                f"{self.folder}: loaded in a fresh process, its outputs have {round(100 * share)} % of what the "
+                f"training has changed of those of the base; 100 % is expected, and {100 * MISSED:.0f} % may be "
+                f"missing or too much. {kept}"
             )
         if self.rows_different:
             found.append(
