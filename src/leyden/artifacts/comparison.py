@@ -115,9 +115,7 @@ class Verification:
         kept = "The folder is kept for inspection; do not use it before you know why."
         found = []
         if not self.rows:
-            found.append(
-                f"{self.folder}: no row has an output that could be compared, so nothing is known of it. {kept}"
-            )
+            found.append(f"{self.folder}: no row has an output to compare, so nothing is known of its weights. {kept}")
         if not self.max_logit_difference <= self.allowed:
             found.append(
                 f"{self.folder}: loaded in a fresh process, its outputs differ from those of the trained model by "
