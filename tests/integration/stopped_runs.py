@@ -9,6 +9,7 @@ import os
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import pytest
@@ -43,7 +44,8 @@ def run(*overrides: str) -> None:
     config, faults = compose_config("train", overrides, CONF)
     assert not faults, faults
     assert config is not None
-    run_job(read(continued(config, overrides)))
+    with patch("leyden.artifacts.job.typed_overrides", lambda: list(overrides)):
+        run_job(read(continued(config, overrides)))
 
 
 def stopped(*overrides: str) -> Stopped:

@@ -34,7 +34,7 @@ def test_checkpoints_between_evaluations(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("leyden.training.checkpoints.finish_state", finish)
     words = ["trainer.epochs=1", "trainer.evaluation_epochs=0.5"]
     run(*overrides_of(tmp_path, "often", "checkpoint.every_minutes=1e-9", *words))
-    assert written == [f"step-{update:08d}" for update in range(1, 7)]
+    assert written == [f"step-{update:08d}" for update in (1, 2, 3, 3, 4, 5, 6, 6)]  # before an evaluation and after it
     assert [path.name for path in (tmp_path / "often" / "checkpoints").iterdir()] == ["step-00000006"]
     written.clear()
     run(*overrides_of(tmp_path, "never", "checkpoint.every_minutes=null", *words))
@@ -56,9 +56,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
         with pytest.raises(TrainingError) as caught:
             run(*overrides_of(tmp_path, "full", *words))
     folder = tmp_path / "full"
-    assert str(caught.value.faults[0]).startswith("The checkpoint after update 5 cannot be written to ")
-    assert f"{folder / 'checkpoints' / 'step-00000004'} is whole" in caught.value.faults[0]
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004"]
+    assert str(caught.value.faults[0]).startswith("The checkpoint after update 4 cannot be written to ")
+    assert f"{folder / 'checkpoints' / 'step-00000003'} is whole" in caught.value.faults[0]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000003"]
     run(f"resume={folder}")
     assert_same_bits(tmp_path / "whole", folder)
 
@@ -86,13 +86,17 @@ def test_a_worker_that_dies_ends_the_run_and_not_what_it_has_saved(
 
 @pytest.mark.slow
 def test_the_command_ends_with_the_codes_of_shells(tmp_path: Path) -> None:
-    """One real process: the first signal ends it after the update, the second at once."""
-    words = overrides_of(tmp_path, "real", "trainer.epochs=100000", "checkpoint.every_minutes=null")
+    """A real process with a worker; the signal comes to the whole group, as from a terminal."""
+    words = overrides_of(
+        tmp_path, "real", "trainer.epochs=100000", "checkpoint.every_minutes=null", "trainer.number_of_workers=1"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
     def started(*overrides: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(ROOT / "train.py"), *overrides]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def wait_for(update: int) -> None:
         log = tmp_path / "real" / "metrics.csv"
@@ -102,7 +106,7 @@ def test_the_command_ends_with_the_codes_of_shells(tmp_path: Path) -> None:
 
     process = started(*words)
     wait_for(20)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said

@@ -27,11 +27,11 @@ CASES = {
     "classification": ["problem=classification", "dataset.answer_column=kind", "checkpoint=best"],
     "seq2seq": ["problem=seq2seq", "backbone=tiny_t5", "lora=none", "checkpoint=each_evaluation_epoch"],
     "workers": [
-        "trainer.number_of_workers=2", "augmentation.token_mask_probability=0.2", "trainer.grad_accumulation=3",
+        "trainer.number_of_workers=2", "augmentation.token_mask_probability=0.2", "trainer.grad_accumulation=4",
         "augmentation.neftune_noise_alpha=5", "schedule=plateau",
     ],
     "text_metric": ["metric=bleu", "generation.do_sample=true", "generation.temperature=0.8",
-        "optimizer=schedule_free_adamw", "schedule=constant"],
+        "optimizer=schedule_free_adamw", "schedule=constant", "trainer.drop_last_batch=true"],
 }  # fmt: skip
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.integration.stopped_runs import assert_same_bits, logged, run, stop_after, stopped
+from tests.integration.stopped_runs import assert_same_bits, logged, run, stop_after, stopped, weights
 from tests.integration.test_resume import overrides_of
 
 from leyden.artifacts.lock import locked
 from leyden.data.sampler import TrainingLoader
 from leyden.settings.errors import ConfigError, TrainingError
+from leyden.training.checkpoints import Checkpoints
 from leyden.training.interrupts import Interrupts
 from leyden.training.module import FineTuner
 from leyden.training.saved_states import STATE, sha256
@@ -127,9 +128,7 @@ def test_a_pickle_that_runs_code_is_not_read(whole: Path, monkeypatch: pytest.Mo
 
     newest = max((folder / "checkpoints").glob("step-*"))
     torch.save({"state_dict": {}, "x": Trap()}, newest / STATE)
-    manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"][STATE] = {"bytes": (newest / STATE).stat().st_size, "sha256": sha256(newest / STATE)}
-    (newest / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    seal(newest)
     with pytest.raises(TrainingError, match="holds more than numbers and texts"):
         run(f"resume={folder}")
     assert not trap.exists()
@@ -176,6 +175,82 @@ def test_rows_that_would_begin_anew_are_found(trap: str, whole: Path, monkeypatc
         run(f"resume={folder}")
 
 
+def break_down(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
+    original = Checkpoints.on_train_batch_end
+
+    def on_train_batch_end(self: Checkpoints, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == update:
+            raise RuntimeError("the machine broke down")
+        original(self, trainer, *rest)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", on_train_batch_end)
+
+
+def test_a_finished_run_that_is_prolonged_and_breaks_down_goes_on(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = overrides_of(whole.parent, "prolonged", "checkpoint=each_evaluation_epoch", "trainer.epochs=1")
+    run(*words)
+    folder = whole.parent / "prolonged"
+    with monkeypatch.context() as patch:
+        break_down(patch, 8)
+        with pytest.raises(RuntimeError, match="the machine broke down"):
+            run(f"resume={folder}", "trainer.epochs=2")
+    assert json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["status"] == "running"
+    run(f"resume={folder}")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["status"], manifest["updates_done"]) == ("done", 12)
+    run(f"resume={folder}", "trainer.epochs=3")
+    with pytest.raises(ConfigError, match="the run is in its epoch 3 already"):  # typed as at the start, and meant
+        run("resume=auto", *words)
+    run(f"resume={folder}")  # what was refused has changed nothing
+
+
+def test_a_run_that_was_out_of_patience_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["trainer.early_stopping_patience=1", "trainer.early_stopping_min_delta=9", "trainer.epochs=3"]
+    run(*overrides_of(tmp_path, "whole", *words))
+    assert json.loads((tmp_path / "whole" / "manifest.json").read_text(encoding="utf-8"))["updates_done"] == 3
+    with monkeypatch.context() as patch:
+        patch.setattr("leyden.artifacts.job.save_predictions", fail)
+        with pytest.raises(RuntimeError, match="no prediction"):
+            run(*overrides_of(tmp_path, "cut", *words))
+    run(f"resume={tmp_path / 'cut'}")
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    run(f"resume={tmp_path / 'cut'}", "trainer.early_stopping_patience=2")
+    assert json.loads((tmp_path / "cut" / "manifest.json").read_text(encoding="utf-8"))["updates_done"] == 6
+
+
+def fail(*rest: Any) -> None:
+    raise RuntimeError("no prediction")
+
+
+def test_a_curve_that_was_laid_out_keeps_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        stopped(*overrides_of(tmp_path, "cycle", "schedule=one_cycle"))
+    with pytest.raises(ConfigError, match="was laid out for 12 updates, and there would be 18"):
+        run(f"resume={tmp_path / 'cycle'}", "trainer.epochs=3")
+
+
+def test_weights_of_other_names_are_not_taken(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning takes what fits, without a word."""
+    folder = stopped_run(whole, "renamed", monkeypatch)
+    newest = max((folder / "checkpoints").glob("step-*"))
+    state = torch.load(newest / STATE, weights_only=True)
+    name = next(iter(state["state_dict"]))
+    state["state_dict"]["renamed"] = state["state_dict"].pop(name)
+    torch.save(state, newest / STATE)
+    seal(newest)
+    with pytest.raises(TrainingError, match="2 names differ from the weights in training"):
+        run(f"resume={folder}")
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the size and hash of a checkpoint's state anew."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"][STATE] = {"bytes": (checkpoint / STATE).stat().st_size, "sha256": sha256(checkpoint / STATE)}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
 def test_rows_that_have_changed_are_not_gone_on_with(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stopped_run(whole, "changed", monkeypatch)
     table = whole.parent / "table.jsonl"
@@ -219,7 +294,8 @@ def test_the_second_signal_ends_it_at_once(signum: signal.Signals) -> None:
     assert ready.wait(20)
     assert process.pid is not None
     os.kill(process.pid, signum)
-    process.join(0.3)
+    os.kill(process.pid, signum)  # right after the first: it has come twice on its way
+    process.join(0.8)
     assert process.is_alive()
     os.kill(process.pid, signum)
     process.join(20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leyden.artifacts.folder import RunFolder, create_folder, created_folder, default_name, plan_folder
+from leyden.artifacts.folder import RunFolder, create_folder, created_folder, default_name, plan_folder, write_whole
 from leyden.artifacts.run_log import RunLog, say
 from leyden.data.table import Note
 from leyden.settings.composition import compose_config
@@ -208,3 +209,22 @@ def test_a_folder_that_another_run_took_meanwhile_is_left_alone(make: Make, tmp_
     with pytest.raises(ConfigError, match=r"cannot be made"):
         create_folder(mine, settings)
     assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    replace, fsync = Path.replace, os.fsync
+
+    def flushed(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def replaced(self: Path, target: Path) -> Path:
+        done.append(f"{self.name} is now {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    write_whole(tmp_path / "config.yaml", "a: 1\n")
+    assert done == [".config.yaml.partial", ".config.yaml.partial is now config.yaml", tmp_path.name]
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "a: 1\n"

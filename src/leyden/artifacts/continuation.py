@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from leyden.artifacts.folder import DONE, SAVED, RunFolder, status_of, write_whole
+from leyden.artifacts.folder import DONE, FAILED, RUNNING, SAVED, RunFolder, status_of, write_whole
 from leyden.artifacts.metrics_file import HEADER
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import dump, saved_config
@@ -32,7 +32,7 @@ def changed(folder: RunFolder, settings: Settings) -> dict[str, list[Any]]:
 
 
 def reopen(folder: RunFolder, settings: Settings) -> list[SavedState]:
-    """Bring a run folder back to its newest checkpoint that is whole, and note that the run goes on.
+    """Bring a run folder back to its newest checkpoint that is whole.
 
     What was logged after that checkpoint is cut off, since it will be logged again. Without a checkpoint the run begins
     anew, in the same folder.
@@ -56,7 +56,7 @@ def reopen(folder: RunFolder, settings: Settings) -> list[SavedState]:
             f"{folder.path} has {len(lost)} checkpoints and none that is whole, so its training is lost unless you can "
             f"put one back. To train it again from the start, delete {folder.checkpoints}."
         )
-    if not states and status_of(folder.path) in (DONE, SAVED):
+    if not states and status_of(folder.path) in (DONE, SAVED, FAILED):
         raise ConfigError(
             f"{folder.path} was trained to its end and has no checkpoint to go on from (checkpoint="
             f"{settings.checkpoint.policy}), so there is nothing that could be trained further. Start a new run."
@@ -68,7 +68,6 @@ def reopen(folder: RunFolder, settings: Settings) -> list[SavedState]:
     else:
         log.warning("%s has no checkpoint to go on from, so the run begins anew.", folder.path)
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    _note(folder, settings, states)
     return states
 
 
@@ -134,8 +133,12 @@ def resumes(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _note(folder: RunFolder, settings: Settings, states: Sequence[SavedState]) -> None:
-    """Keep what has changed, in the list of resumes and in the config."""
+def note(folder: RunFolder, settings: Settings, states: Sequence[SavedState]) -> None:
+    """Note that a run goes on, once nothing speaks against it: in the list of resumes, in the config, as its state."""
+    manifest = folder.path / "manifest.json"
+    if status_of(folder.path) is not None:
+        said = {**json.loads(manifest.read_text(encoding="utf-8")), "status": RUNNING}
+        write_whole(manifest, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
     new = changed(folder, settings)
     for key, (old, value) in new.items():
         log.info("%s is %s from here on; it was %s.", key, value, old)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -20,15 +22,18 @@ from leyden.artifacts.lock import LOCK, locked, refuse_if_locked
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import TINY, WHEEL
 from leyden.settings.read import dump
-from leyden.settings.resuming import CONFIG, identity, signed, typed_lines
+from leyden.settings.resuming import AUTO, CONFIG, identity, signed, typed_lines
 from leyden.settings.schema import Settings
+from leyden.training.saved_states import flush
 
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
 LONGEST_LABEL = 100  # characters of a checkpoint's name in that of a run
 WORTHLESS = {CONFIG, "train.log", "base", LOCK}  # what a run has before it has trained or evaluated
-DONE, SAVED, STOPPED = "done", "saved", "stopped"  # what the manifest of a run says of its end
+# What the manifest of a run says: its model is there and the rest not yet; all is there; all is there and something of
+# it is wrong; a signal has ended it; it goes on.
+SAVED, DONE, FAILED, STOPPED, RUNNING = "saved", "done", "failed", "stopped", "running"
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +94,9 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
     Raises:
         ConfigError: a folder of that name is there and may not be replaced.
     """
+    if settings.resume not in (None, AUTO):
+        refuse_if_locked(Path(settings.resume))
+        return RunFolder(Path(settings.resume))
     name = settings.experiment_name or default_name(settings)
     if job_folder is not None and is_run(job_folder.parent):
         raise ConfigError(
@@ -96,9 +104,6 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
             "Choose another experiment_name."
         )
     path = job_folder or Path(settings.output_directory).expanduser() / name
-    if settings.resume is not None and (path / CONFIG).exists():
-        refuse_if_locked(path)
-        return RunFolder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         ours = path.is_dir() and is_run(path)
         if not settings.overwrite:
@@ -145,14 +150,17 @@ def create_folder(folder: RunFolder, settings: Settings, typed: Sequence[str] = 
     try:
         if folder.path.exists() and settings.overwrite:
             aside = _free_name(folder.path)
-            folder.path.rename(aside)
+            with locked(folder.path):  # it may have been gone on with meanwhile
+                folder.path.rename(aside)
         elif folder.path.exists():
             folder.path.rmdir()  # fails unless it is empty
-        fresh = folder.path.with_name(f".{folder.path.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed here
-        fresh.mkdir(parents=True)
+        folder.path.parent.mkdir(parents=True, exist_ok=True)
+        _forget_beginnings(folder.path)
+        fresh = folder.path.with_name(f".{folder.path.name}.new-{os.getpid()}")
+        fresh.mkdir()
         RunFolder(fresh).write_config(settings, typed)
         fresh.rename(folder.path)
+        flush(folder.path.parent)
     except OSError as error:
         raise ConfigError(
             f"output_directory={settings.output_directory!r}: {folder.path} cannot be made: {error}. Name another "
@@ -161,11 +169,21 @@ def create_folder(folder: RunFolder, settings: Settings, typed: Sequence[str] = 
     return aside
 
 
+def _forget_beginnings(path: Path) -> None:
+    """Delete what runs have left that were killed while they made this folder."""
+    for other in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
+        number = other.name.rpartition("-")[2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc").is_dir():
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it finds the old content or the new one, never a part."""
+    """Write a file so that whoever reads it finds the old content or the new one, never a part; power may fail, too."""
     draft = path.with_name(f".{path.name}.partial")
     draft.write_text(text, encoding="utf-8")
+    flush(draft)
     draft.replace(path)
+    flush(path.parent)
 
 
 def status_of(folder: Path) -> str | None:
@@ -177,11 +195,18 @@ def status_of(folder: Path) -> str | None:
     return said.get("status") if isinstance(said, dict) else None
 
 
+def _is_worthless(path: Path) -> bool:
+    """Whether a run has not trained: it has written nothing but what stands before the training, or says so itself."""
+    if status_of(path) == STOPPED:
+        return not json.loads((path / "manifest.json").read_text(encoding="utf-8"))["updates_done"]
+    return {file.name for file in path.iterdir()} <= WORTHLESS
+
+
 def _settle(path: Path, aside: Path) -> None:
     """What becomes of the replaced run once the new one has ended, well or not."""
-    if status_of(path) in (DONE, SAVED):
+    if status_of(path) in (DONE, SAVED, FAILED):
         shutil.rmtree(aside)
-    elif {file.name for file in path.iterdir()} <= WORTHLESS:
+    elif _is_worthless(path):
         shutil.rmtree(path)
         aside.rename(path)
         log.info("The run that was in %s is there again.", path)

@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
-from leyden.artifacts.continuation import changed, reopen
+from leyden.artifacts.continuation import changed, note, reopen
 from leyden.artifacts.endings import disk_errors, where_to_go_on
 from leyden.artifacts.export import check_disk, save_model
-from leyden.artifacts.folder import DONE, SAVED, STOPPED, RunFolder, created_folder, plan_folder, status_of
+from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder, status_of
 from leyden.artifacts.lock import locked
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
@@ -45,6 +45,7 @@ from leyden.training.gates import blocks
 from leyden.training.interrupts import Interrupts
 from leyden.training.launch import meeting
 from leyden.training.outcome import Run
+from leyden.training.position import check_position
 from leyden.training.prepare import Material, prepare
 from leyden.training.problems import writes
 from leyden.training.reading import find_columns
@@ -83,8 +84,9 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         start: list[SavedState] = []
         if goes_on:
             stack.enter_context(locked(folder.path))
-            done = status_of(folder.path) == DONE and not changed(folder, settings)
+            done = status_of(folder.path) in (DONE, FAILED) and not changed(folder, settings)
             if done and (metric := kept_metric(folder, settings)) is not None:
+                raise_faults(folder)
                 log.info("%s is finished, and nothing has changed: there is nothing to do.", folder.path)
                 return metric
             start = reopen(folder, settings)
@@ -93,9 +95,13 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
             others.share(yaml.safe_dump(dump(settings)), requested_seed, str(start[-1].path) if start else None)
         with prepared(settings, folder) as material:
             check_disk(settings, material, folder.path)
+            if start:
+                check_position(start[-1], settings, material)
             if others is not None:
                 others.gather()
-            if not goes_on:
+            if goes_on:
+                note(folder, settings, start)
+            else:
                 stack.enter_context(created_folder(folder, settings, typed_overrides()))
             run_log.open(folder.log)
             if others is not None:
@@ -164,20 +170,38 @@ def finish_job(  # noqa: PLR0913, PLR0917
             write(SAVED)
             save_predictions(run, material, settings, folder)
             verdict = verify_run(run, material, settings, folder)
-    if not is_later_rank():
-        run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
-        write(DONE, trackers={one.kind: one.state for one in trackers}, export=verdict or None)
-        print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
-    if verdict.get("faults"):
-        raise ExportError(verdict["faults"])
-    if run.module.failures:
-        raise MetricError(
-            [
-                f"validation/{name} is NaN in {times} evaluations, the rest is saved in {folder.path}. Last: {error}"
-                for name, (times, error) in run.module.failures.items()
-            ]
-        )
-    return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
+    value = run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
+    if is_later_rank():  # rank 0 says what was wrong, once it has written everything
+        return value
+    faults = {
+        "export": verdict.get("faults", []),
+        "metrics": [
+            f"validation/{name} is NaN in {times} evaluations, the rest is saved in {folder.path}. Last: {error}"
+            for name, (times, error) in run.module.failures.items()
+        ],
+    }
+    run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
+    write(
+        FAILED if any(faults.values()) else DONE,
+        faults=faults, trackers={one.kind: one.state for one in trackers}, export=verdict or None,
+    )  # fmt: skip
+    print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
+    raise_faults(folder)
+    return value
+
+
+def raise_faults(folder: RunFolder) -> None:
+    """Raise what was wrong with a run that has come to its end, as its manifest keeps it.
+
+    Raises:
+        ExportError: the saved model is not what was trained; what metrics said is added.
+        MetricError: a metric has failed in an evaluation after training had begun.
+    """
+    faults = json.loads((folder.path / "manifest.json").read_text(encoding="utf-8")).get("faults") or {}
+    if faults.get("export"):
+        raise ExportError([*faults["export"], *faults["metrics"]])
+    if faults.get("metrics"):
+        raise MetricError(faults["metrics"])
 
 
 def kept_metric(folder: RunFolder, settings: Settings) -> float | None:

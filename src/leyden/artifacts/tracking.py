@@ -130,7 +130,8 @@ class Tracker(Logger):
         """Send the numbers of one update or evaluation, and the number of updates as `step`; each number once."""
         if self.failure is not None:
             return
-        new = [name for name in metrics if name != "samples" and (step or 0, name) not in self.place.sent]
+        sent = self.place.sent if self.kind in self.place.known else frozenset()
+        new = [name for name in metrics if name != "samples" and (step or 0, name) not in sent]
         if not new:
             return
         values = {name: float(metrics[name]) for name in new}

@@ -6,25 +6,29 @@ import os
 import sys
 from pathlib import Path
 
+from leyden.artifacts.parent import end_with_parent
+
+if __name__ == "__main__":
+    end_with_parent()  # before the seconds that the rest takes to load
+
 from omegaconf import OmegaConf
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.job import finish_job, prepared
 from leyden.artifacts.run_log import RunLog
-from leyden.artifacts.workers import GOES_ON, REQUESTED_SEED, end_with_parent
+from leyden.artifacts.workers import GOES_ON, REQUESTED_SEED
 from leyden.settings.command import report
 from leyden.settings.errors import LeydenError
 from leyden.settings.read import parse, saved_config
 from leyden.settings.schema import Settings
 from leyden.training.devices import is_later_rank, world_size
-from leyden.training.interrupts import Interrupts
+from leyden.training.interrupts import Interrupts, Stopped
 from leyden.training.saved_states import saved_states
 
 
 def main(path: Path) -> int:
     """Train with the settings that the run folder holds; return the exit code."""
-    end_with_parent()
     folder, interrupts = RunFolder(path), Interrupts()
     settings = parse(OmegaConf.create(saved_config(path / "config.yaml")), Settings)
     rank = _rank(settings) if settings.log_all_ranks else None
@@ -37,7 +41,7 @@ def main(path: Path) -> int:
         ):
             run_log.open(folder.log_of(rank or 0))
             seed = int(os.environ.get(REQUESTED_SEED, settings.seed))
-            start = saved_states(folder.checkpoints) if os.environ.get(GOES_ON) else []
+            start = saved_states(folder.checkpoints, checked=True) if os.environ.get(GOES_ON) else []
             finish_job(settings, material, folder, seed, interrupts, start)
     except LeydenError as error:
         if settings.debug:
@@ -45,6 +49,10 @@ def main(path: Path) -> int:
         if speaks:
             report(error)
         return error.code
+    except Stopped:
+        if not is_later_rank():
+            raise
+        # rank 0 writes what there is so far, and would be killed if another process ended with an error meanwhile
     return 0
 
 

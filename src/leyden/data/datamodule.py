@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 
 import lightning as L
@@ -68,6 +69,7 @@ class TreeDataModule(L.LightningDataModule):
             batch_sampler=self._sampler(self._rank),
             collate_fn=self.collator.passes,
             num_workers=self.settings.number_of_workers,
+            worker_init_fn=leave_signals,
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -88,6 +90,7 @@ class TreeDataModule(L.LightningDataModule):
             ),
             collate_fn=self.collator.for_evaluation().passes,
             num_workers=self.settings.number_of_workers,
+            worker_init_fn=leave_signals,
             generator=generator,
         )
 
@@ -114,3 +117,9 @@ class TreeDataModule(L.LightningDataModule):
     @property
     def _rank(self) -> Rank:
         return Rank(self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else Rank()
+
+
+def leave_signals(worker: int) -> None:  # noqa: ARG001
+    """Leave SIGTERM and Ctrl-C, which come to all processes of a group, to the one that trains; it ends its workers."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)

@@ -55,9 +55,11 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     old, new = dict(flat(saved)), dict(flat(wanted))
     changes: dict[str, list[Any]] = {}
     for key, text in typed.items():
-        if key in PLACE or before.get(key) == text:
+        if key in PLACE or (before.get(key) == text and not _is_free(key)):
             continue
         covered = [name for name in {*old, *new} if name == key or name.startswith(f"{key.replace('/', '.')}.")]
+        if key not in covered:  # a choice of a group; what was typed beside it stays, unless it is typed again
+            covered = [name for name in covered if name not in before or name in typed]
         differing = [name for name in sorted(covered) if old.get(name) != new.get(name)]
         if key == "experiment":
             faults.append(f"{text}: a recipe sets many keys, and the run has its own. Leave it out.")
@@ -75,8 +77,7 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if faults:
         raise ConfigError(dict.fromkeys(faults))
     tree = _with(saved, changes, wanted)
-    tree |= {"resume": str(folder), "experiment_name": folder.name, "output_directory": str(folder.parent)}
-    return OmegaConf.create(tree)
+    return OmegaConf.create(tree | {"resume": str(folder)})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -154,6 +155,10 @@ def _folder_of(config: DictConfig, typed: Mapping[str, str]) -> Path:
 def _may_change(key: str, old: Any, new: Any) -> bool:
     if key == "trainer.strategy":
         return old in COPIES and new in COPIES
+    return _is_free(key)
+
+
+def _is_free(key: str) -> bool:
     return key in FREE or key.startswith(FREE_GROUPS)
 
 

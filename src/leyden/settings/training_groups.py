@@ -82,7 +82,9 @@ class Trainer(Group):
         description="Stop after so many evaluations in a row without a better first metric; null: never."
     )
     early_stopping_min_delta: NotNegative = Field(description="Least difference that counts as better.")
-    max_minutes: Positive | None = Field(description="Stop after the update that ends the time; null: no limit.")
+    max_minutes: Positive | None = Field(
+        description="Stop after the update that ends the time, which a resume has anew; null: no limit."
+    )
     max_bad_steps: Count = Field(description="Stop after so many updates in a row without a finite gradient.")
     accelerator: Literal["auto", "cpu", "gpu"] = Field(description="Kind of device.")
     devices: Literal["auto"] | Count | list[DeviceId] = Field(description="A count, or 0-based ids.")

@@ -48,6 +48,8 @@ class History(Callback):
         waiting: time between them: loading, logging and the like, evaluations left out.
         first_update: when the first batch of this process began, in seconds since 1970; None before that.
         latest: the numbers of the last update.
+        lost: updates whose weights are damaged, so that none of them can be the best.
+        before: `seconds` and `waiting` of an earlier part of the run, in a process that has ended.
     """
 
     metric: Metric
@@ -61,6 +63,8 @@ class History(Callback):
     waiting: float = 0.0
     first_update: float | None = None
     latest: dict[str, float] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
+    before: tuple[float, float] = (0.0, 0.0)
     _clock: float = 0.0
     _idle_since: float = 0.0
     _window_seconds: float = 0.0
@@ -117,6 +121,8 @@ class History(Callback):
         best: Point | None = None
         name = f"validation/{self.metric.name}"
         for point in self.points:
+            if point.step in self.lost:
+                continue
             if self.metric.improves(point.metrics[name], best.metrics[name] if best else None):
                 best = point
         return best

@@ -6,8 +6,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from leyden.settings.errors import ConfigError, TrainingError
 from leyden.settings.resuming import CONFIG, identity
 from leyden.settings.training_groups import Checkpoint
 from leyden.training.after_update import AfterUpdate
+from leyden.training.answers import Answerer
 from leyden.training.callbacks import History, Point
 from leyden.training.devices import agreed
 from leyden.training.disk import refusal
 from leyden.training.interrupts import Interrupts
+from leyden.training.module import FineTuner
 from leyden.training.position import Position
 from leyden.training.saved_states import STATE, SavedState, about, delete_state, finish_state, partial_of
 
@@ -47,11 +49,11 @@ class Checkpoints(AfterUpdate):
         folder: where the checkpoints go.
         metric: decides which one is best.
         history: the evaluations so far.
-        due: updates that an evaluation follows.
         interrupts: whether the training is to end after the update at hand.
         settled: what was found in place of settings that say `auto`.
         growing: files of the run that are only ever appended to.
         rows: sha256 of the table of each part.
+        planned: updates of the whole run.
         export: writes the model for use; with `each_evaluation_epoch` it is called for each checkpoint.
         saved: what is kept now, oldest first.
         seconds: spent on all this.
@@ -62,11 +64,11 @@ class Checkpoints(AfterUpdate):
     folder: Path
     metric: Metric
     history: History
-    due: Collection[int] = frozenset()
     interrupts: Interrupts = field(default_factory=Interrupts)
     settled: Mapping[str, Any] = field(default_factory=dict)
     growing: Sequence[Path] = ()
     rows: Mapping[str, str] = field(default_factory=dict)
+    planned: int = 0
     export: Callable[[Path], None] | None = None
     saved: list[SavedState] = field(default_factory=list)
     seconds: float = 0.0
@@ -79,6 +81,9 @@ class Checkpoints(AfterUpdate):
         super().on_train_start(trainer, pl_module)
         self._last = time.monotonic()
         self.interrupts.wait()
+        assert isinstance(pl_module, FineTuner)
+        if isinstance(pl_module.answers, Answerer) and trainer.world_size == 1:
+            pl_module.answers = replace(pl_module.answers, advance=lambda rows: self._leave(trainer))  # noqa: ARG005
 
     def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where the time for it has come, or where the training has to end here."""
@@ -88,12 +93,16 @@ class Checkpoints(AfterUpdate):
         wish = agreed(STOP if self.interrupts.received else wish, trainer)
         if wish == STOP:
             self._end(trainer)
-        elif wish == SAVE and trainer.global_step not in self.due:  # there, the evaluation saves
+        elif wish == SAVE:  # also before an evaluation, which may take long
             self._keep(trainer)
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:  # fmt: skip
+        """Look for a signal."""
+        self._leave(trainer)
+
+    def _leave(self, trainer: L.Trainer) -> None:
         """Leave an evaluation that a signal has come into; it is made up for when the run goes on."""
         if trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1 and self.interrupts.received:
             self._end(trainer)
@@ -174,14 +183,15 @@ class Checkpoints(AfterUpdate):
             if self.settings.policy == "each_evaluation_epoch" and self.export is not None and point.metrics:
                 self.export(partial / "model")
             if trainer.is_global_zero:
-                where = asdict(Position.of(trainer)) if resumable else {}
+                where = asdict(Position.of(trainer, self.planned)) if resumable else {}
                 said = about(
                     point, resumable=resumable, settled=self.settled, position=where, growing=self.growing,
                     run=identity(self.folder.parent / CONFIG), rows=self.rows,
                 )  # fmt: skip
                 size = finish_state(path, said)
         except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            if trainer.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
             if not isinstance(error, OSError) and refusal(error) is None:
                 raise
             whole = self._newest()
@@ -200,9 +210,8 @@ class Checkpoints(AfterUpdate):
         """Delete what the policy does not keep, but for so many before the newest, in case that one is damaged."""
         best = self._best(self.saved) if self.settings.policy == "best" else None
         needed = [one for one in self.saved if one is self.saved[-1] or one is best]
-        spared = [one for one in self.saved[:-1] if one.resumable][::-1][:spare]
         each = self.settings.policy == "each_evaluation_epoch"
-        kept = [one for one in self.saved if one in needed or one in spared or (each and one.point.metrics)]
+        kept = [one for one in self.saved if one in needed or (each and one.point.metrics)]
         budget = math.inf if self.settings.max_gib is None else self.settings.max_gib * GIB
         while sum(one.size for one in kept) > budget and len(kept) > len(needed):
             oldest = next(one for one in kept if one not in needed)
@@ -214,6 +223,10 @@ class Checkpoints(AfterUpdate):
                 "checkpoint.max_gib=%s is less than the %.3g GiB of the checkpoint that a resume needs; it stays.",
                 self.settings.max_gib, sum(one.size for one in kept) / GIB,
             )  # fmt: skip
+        for one in [one for one in self.saved[:-1] if one.resumable][::-1][:spare]:
+            if one not in kept and one.size + sum(other.size for other in kept) <= budget:
+                kept.append(one)
+        kept.sort(key=lambda one: one.point.step)
         for one in self.saved:
             if one not in kept and trainer.is_global_zero:
                 delete_state(one.path)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import NoReturn
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME = 0.5  # seconds: what sends a signal to all processes and to their parent, which hands it on, means one
 EXIT = 128  # plus the number of the signal: the convention of shells
 
 
@@ -46,6 +48,7 @@ class Interrupts:
 
     received: int | None = None
     waiting: bool = False
+    _first: float = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -77,9 +80,11 @@ class Interrupts:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.received is not None:
+            if time.monotonic() - self._first < SAME:
+                return
             log.warning("%s again: this ends at once.", signal.Signals(signum).name)
             os._exit(EXIT + signum)
-        self.received = signum
+        self.received, self._first = signum, time.monotonic()
         if not self.waiting:
             raise Stopped(signum)
         log.warning(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import lightning as L
 
 from leyden.data.sampler import TrainingLoader
 from leyden.settings.errors import ConfigError
+from leyden.settings.schema import Settings
+from leyden.settings.training_groups import Schedule
 from leyden.training.prepare import Material
 from leyden.training.saved_states import SavedState
 
@@ -23,19 +24,21 @@ class Position:
         epoch: counted from 0.
         consumed: samples of that epoch that all processes have taken.
         processes: that trained together.
+        planned: updates of the whole run, as it was planned then.
     """
 
     updates: int
     epoch: int
     consumed: int
     processes: int
+    planned: int = 0
 
     @classmethod
-    def of(cls, trainer: L.Trainer) -> Position:
+    def of(cls, trainer: L.Trainer, planned: int) -> Position:
         """Where a training is at the moment."""
         consumed = loader_of(trainer).state_dict()["consumed"]
         epoch = trainer.current_epoch
-        return cls(trainer.global_step, epoch, consumed, trainer.world_size)
+        return cls(trainer.global_step, epoch, consumed, trainer.world_size, planned)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Epochs:
         steps: batches per process and epoch.
         accumulation: batches per update.
         count: epochs of the run.
+        whole_only: an incomplete last step is left out.
     """
 
     samples: int
@@ -55,6 +59,7 @@ class Epochs:
     steps: int
     accumulation: int
     count: int
+    whole_only: bool = False
 
     @property
     def updates(self) -> int:
@@ -64,13 +69,14 @@ class Epochs:
     def batches_at(self, position: Position) -> int:
         """Batches of the position's epoch that are behind it, if every process takes as many samples as now."""
         left = self.samples - position.consumed
-        return max(0, self.steps - math.ceil(left / self.step))
+        return max(0, self.steps - (left // self.step if self.whole_only else math.ceil(left / self.step)))
 
     def planned(self, position: Position | None) -> int:
         """Updates of the whole run: those that are done and those that are left."""
         if position is None:
             return self.count * self.updates
-        begun = self.updates - self.batches_at(position) // self.accumulation
+        behind = self.batches_at(position)
+        begun = self.updates - behind // self.accumulation if behind < self.steps else 0
         return position.updates + begun + max(0, self.count - position.epoch - 1) * self.updates
 
 
@@ -80,27 +86,37 @@ def rows_of(material: Material) -> dict[str, str]:
     return {name: part.trees.part.source.table.sha256 for name, part in parts.items()}
 
 
-def position_of(state: SavedState, epochs: Epochs, rows: Mapping[str, str]) -> Position:
-    """Where a checkpoint was written, if the run can go on from there.
+def check_position(state: SavedState, settings: Settings, material: Material) -> None:
+    """Refuse to go on where the epochs are over, or with other rows.
 
     Raises:
-        ConfigError: the epochs are over by then, or the tables are not those of the run.
+        ConfigError: all faults.
     """
-    position = Position(**state.position)
+    epochs, rows = settings.trainer.epochs, rows_of(material)
     faults = [
         f"The {name} table has changed since the run was started (its sha256 was {state.rows[name]}, and is {found}), "
         "so the training cannot go on as it was. Put the file back, or start a new run."
         for name, found in rows.items()
         if state.rows.get(name, found) != found
     ]
-    if position.epoch >= epochs.count:
-        faults.append(
-            f"trainer.epochs={epochs.count}: the run is in its epoch {position.epoch + 1} already. Set at least "
-            f"{position.epoch + 1}."
-        )
+    epoch = state.position["epoch"] + 1
+    if epoch > epochs:
+        faults.append(f"trainer.epochs={epochs}: the run is in its epoch {epoch} already. Set at least {epoch}.")
     if faults:
         raise ConfigError(faults)
-    return position
+
+
+def check_curve(schedule: Schedule, position: Position, planned: int) -> None:
+    """Refuse another number of updates where the scheduler has laid its curve over them.
+
+    Raises:
+        ConfigError: it is one of torch that was told how many there are.
+    """
+    if position.planned != planned and "updates" in schedule.knobs.values():
+        raise ConfigError(
+            f"schedule._target_={schedule.target!r} was laid out for {position.planned} updates, and there would be "
+            f"{planned}: with it trainer.epochs and trainer.devices cannot change on the way. Leave them as they were."
+        )
 
 
 def loader_of(trainer: L.Trainer) -> TrainingLoader:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from leyden.backbone.compiled import is_compiled
 from leyden.backbone.scoring import base_model
 from leyden.data.cache import cached_folder, content_key, known_folder
-from leyden.data.datamodule import TreeDataModule
+from leyden.data.datamodule import TreeDataModule, leave_signals
 from leyden.data.sampler import Rank
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
@@ -152,6 +152,7 @@ class ReferenceScoring(Callback):
             batch_sampler=scoring_batches(keys, self.data.train.fit.lengths)[rank.index :: rank.world],
             collate_fn=replace(self.data.collator.for_evaluation(), tokens=None).passes,
             num_workers=self.data.settings.number_of_workers,
+            worker_init_fn=leave_signals,
             generator=drawn,
         )
 

@@ -16,10 +16,12 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import LambdaLR
 
 from leyden.settings.errors import MetricError, TrainingError
-from leyden.training.callbacks import History, Point
+from leyden.training.callbacks import Point
+from leyden.training.checkpoints import Checkpoints
 from leyden.training.evaluation import Evaluation, EvaluationSchedule
 from leyden.training.module import FineTuner
 from leyden.training.position import Epochs, Position, loader_of
+from leyden.training.stopping import NoImprovement
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +34,17 @@ class Restart(Callback):
     """Puts into each checkpoint what Lightning leaves out, and goes on from one. Must be the last of the callbacks.
 
     Args:
-        history: of the evaluations, with totals.
         schedule: of the evaluations.
         epochs: of this run.
+        checkpoints: that there are.
         position: of the checkpoint to go on from; None: the training begins.
     """
 
     def __init__(
-        self, history: History, schedule: EvaluationSchedule, epochs: Epochs, position: Position | None
+        self, schedule: EvaluationSchedule, epochs: Epochs, checkpoints: Checkpoints, position: Position | None
     ) -> None:
-        self.history, self.schedule, self.epochs, self.position = history, schedule, epochs, position
+        self.schedule, self.epochs, self.checkpoints, self.position = schedule, epochs, checkpoints, position
+        self.history = checkpoints.history
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add our own state, and write the counters as they are once the batch is over."""
@@ -72,9 +75,11 @@ class Restart(Callback):
             setattr(pl_module, name, ours["counters"][name])
         for name in TOTALS:
             setattr(self.history, name, ours["totals"][name])
+        self.history.before = self.history.seconds, self.history.waiting
         self.history.points = [Point(**point) for point in ours["points"]]
         self.history.best_evaluation = _evaluation(ours["best_evaluation"])
         pl_module.evaluation = _evaluation(ours["evaluation"])
+        self._forget_lost(pl_module.evaluation)
         pl_module.failures = {name: (times, MetricError(why)) for name, (times, why) in ours["failures"].items()}
         if self.position.processes != trainer.world_size:
             ready = self.epochs.batches_at(self.position)
@@ -82,6 +87,18 @@ class Restart(Callback):
             progress["current"].update(dict.fromkeys(progress["current"], ready))
             progress["is_last_batch"] = ready == self.epochs.steps
             log.info("%d processes go on with what %d began.", trainer.world_size, self.position.processes)
+
+    def _forget_lost(self, last: Evaluation | None) -> None:
+        """Where the weights of the best evaluation are damaged, the best of those that are there takes its place."""
+        if self.checkpoints.settings.policy != "best":
+            return
+        there = {state.point.step for state in self.checkpoints.saved}
+        while (best := self.history.best()) is not None and best.step not in there:
+            self.history.lost.add(best.step)
+            log.warning("The weights of the best evaluation, after update %d, are lost.", best.step)
+        if self.history.lost:
+            is_last = best is not None and best is self.history.points[-1]
+            self.history.best_evaluation = last if is_last else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go on inside an epoch as if it had not been left; make up for an evaluation that was due.
@@ -108,6 +125,9 @@ class Restart(Callback):
             loop.run()
             loop._has_run = False  # else an epoch that is over already would never be left
             trainer.training = True
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        if any(isinstance(one, NoImprovement) and one.is_over for one in callbacks):
+            trainer.should_stop = True  # as it was about to
 
 
 def _refresh(scheduler: LambdaLR) -> None:

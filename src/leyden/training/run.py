@@ -28,11 +28,11 @@ from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
 from leyden.training.interrupts import Interrupts, Stopped
 from leyden.training.last_checkpoint import named_in_errors
-from leyden.training.loaded_states import pickles_refused
+from leyden.training.loaded_states import check_state, pickles_refused
 from leyden.training.loading import worker_errors
 from leyden.training.memory import choose_budget, memory_errors, with_budget
 from leyden.training.outcome import Run, keep_best
-from leyden.training.position import Epochs, position_of, rows_of
+from leyden.training.position import Epochs, Position, check_curve, rows_of
 from leyden.training.prepare import Material
 from leyden.training.progress import Display, make_display
 from leyden.training.quiet import filtered_warnings, quiet_libraries
@@ -119,17 +119,19 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     settings, found, collator = _settle(settings, material, backbone, attention, folder)
     data = make_data(settings, material, collator)
     epochs = epochs_of(data, settings.trainer, len(material.train.trees))
-    position = position_of(start[-1], epochs, frame.rows) if start else None
+    position = Position(**start[-1].position) if start else None
     updates = epochs.planned(position)
+    if position is not None:
+        check_curve(settings.schedule, position, updates)
     module = make_module(settings, material, backbone, updates, epochs.updates)
     keep_start(settings, module.reference, kept)
     due = due_updates(updates, epochs.updates, settings.trainer.evaluation_epochs)
     history = History(material.metrics[0])
     display = make_display(settings.trainer.progress, quiet=is_later_rank())
-    checkpoints = make_checkpoints(settings, frame, history, due)
+    checkpoints = make_checkpoints(settings, frame, history, updates)
     shown, schedule = ProgressDisplay(display, history, updates), EvaluationSchedule(due)
     stops = make_stops(settings.trainer, material.metrics[0])
-    callbacks = [history, shown, schedule, *stops, checkpoints, Restart(history, schedule, epochs, position)]
+    callbacks = [history, shown, schedule, *stops, checkpoints, Restart(schedule, epochs, checkpoints, position)]
     if material.problem.uses_reference:  # in front: what it shows ends before an evaluation shows anything
         callbacks.insert(0, make_scoring(settings, material.problem.loss, data, display))
     trainer = make_trainer(settings.trainer, callbacks, frame.loggers, folder)
@@ -140,11 +142,11 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     return run, data
 
 
-def make_checkpoints(settings: Settings, frame: Frame, history: History, due: frozenset[int]) -> Checkpoints:
+def make_checkpoints(settings: Settings, frame: Frame, history: History, updates: int) -> Checkpoints:
     """What writes the checkpoints of a run."""
     return Checkpoints(
-        settings.checkpoint, frame.folder / "checkpoints", history.metric, history, due, frame.interrupts,
-        settled_values(settings), [frame.folder / "metrics.csv"], frame.rows, saved=list(frame.start),
+        settings.checkpoint, frame.folder / "checkpoints", history.metric, history, frame.interrupts,
+        settled_values(settings), [frame.folder / "metrics.csv"], frame.rows, updates, saved=list(frame.start),
     )  # fmt: skip
 
 
@@ -167,9 +169,9 @@ def make_scoring(settings: Settings, loss: Any, data: TreeDataModule, display: D
 def epochs_of(data: TreeDataModule, settings: Trainer, samples: int) -> Epochs:
     """How the epochs of a run are cut."""
     world = world_size(settings)
-    return Epochs(
-        samples, settings.rows * world, data.steps_per_epoch(world), settings.grad_accumulation, settings.epochs
-    )
+    step = settings.rows * world
+    whole_only = settings.drop_last_batch and samples >= step
+    return Epochs(samples, step, data.steps_per_epoch(world), settings.grad_accumulation, settings.epochs, whole_only)
 
 
 def _train(run: Run, data: TreeDataModule, settings: Trainer, state: Path | None) -> None:
@@ -180,10 +182,12 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer, state: Path | None
         clock = time.perf_counter() - scores.seconds
     if run.updates:
         with named_in_errors(run.checkpoints), pickles_refused(state):
+            if state is not None:
+                check_state(run.module, state.parent)
             run.trainer.fit(run.module, datamodule=data, ckpt_path=state, weights_only=True)
         run.seconds["train, with evaluations"] = time.perf_counter() - clock - scores.seconds
-        run.seconds["train alone"] = run.history.seconds
-        run.seconds["wait for batches"] = run.history.waiting
+        run.seconds["train alone"] = run.history.seconds - run.history.before[0]
+        run.seconds["wait for batches"] = run.history.waiting - run.history.before[1]
         run.seconds["save checkpoints"] = run.checkpoints.seconds
         if run.history.shared:
             log.info("%s", shared_tokens(run.history))
@@ -194,3 +198,6 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer, state: Path | None
     if scores.report:
         run.seconds["score the reference"] = scores.seconds
     run.module.gather()
+    device = run.trainer.strategy.root_device
+    if device.type != "cpu" and not is_later_rank():  # Lightning has moved it away; answers are written after this
+        run.module.to(device)

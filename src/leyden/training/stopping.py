@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import lightning as L
 import torch
@@ -50,6 +51,15 @@ class NoImprovement(EarlyStopping):
             self.best_score = before if torch.isfinite(before) else self.best_score
         super().on_validation_end(trainer, pl_module)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting, with the patience of the settings that hold now."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the patience is at its end."""
+        return bool(self.wait_count >= self.patience)
+
 
 def make_stops(settings: Trainer, metric: Metric) -> list[Callback]:
     """The callbacks that may end a training early; none by default.
@@ -89,7 +99,7 @@ def why_stopped(callbacks: list[Callback], settings: Trainer, done: int, updates
     for callback in callbacks:
         if isinstance(callback, TimeLimit) and callback.reached:
             return f"Stopped after {done} of {updates} updates: trainer.max_minutes={settings.max_minutes} are over."
-        if isinstance(callback, NoImprovement) and callback.wait_count >= callback.patience:
+        if isinstance(callback, NoImprovement) and callback.is_over:
             return (
                 f"Stopped after {done} of {updates} updates: {callback.monitor} did not improve in "
                 f"{callback.wait_count} evaluations (trainer.early_stopping_patience="

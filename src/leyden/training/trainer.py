@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 
 from leyden.settings.errors import ConfigError
 from leyden.settings.training_groups import Trainer
+from leyden.training.checkpoint_io import StraightIO
 from leyden.training.strategies import make_precision, make_strategy
 
 
@@ -42,7 +43,7 @@ def make_trainer(
             num_nodes=settings.num_nodes,
             strategy=make_strategy(settings),
             precision=None if plugin else settings.precision,
-            plugins=plugin,
+            plugins=[StraightIO(), *([plugin] if plugin else [])],
             max_epochs=settings.epochs if max_steps < 0 else -1,
             max_steps=max_steps,
             accumulate_grad_batches=settings.grad_accumulation,
