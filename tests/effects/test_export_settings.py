@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +64,9 @@ CASES = {
     "weights that were drawn": ("backbone.pretrained=false",),
     "maps stored the other way": ("backbone.name=tiny:gpt2",),
 }  # fmt: skip
+
+
+ANSWER = verification._answer
 
 
 def answer(asked: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
@@ -389,8 +393,7 @@ def test_the_first_conversation_with_other_tokens_is_shown(copy: Path, capsys: p
     tampered_template(copy)
     assert export.main([f"run={copy}"]) == 1
     said = capsys.readouterr().err
-    assert "The first: line 2: from character " in said or "The first: line 1: from character " in said
-    assert "where '" in said
+    assert re.search(r"The first: line 1: from character \d+ on '.+' stands where '.+' was trained", said)
 
 
 @pytest.mark.parametrize("merge", [(), ("merge=true",)])
@@ -434,7 +437,7 @@ def test_a_check_that_could_not_be_made_is_told_apart_from_a_wrong_model(
     code, words = ENDS[end]
     script = copy.parent / "script.py"
     script.write_text(code)
-    monkeypatch.undo()
+    monkeypatch.setattr(verification, "_answer", ANSWER)
     monkeypatch.setattr(fresh_process, "__file__", str(script))
     monkeypatch.setattr(verification, "TIMEOUT_S", 1 if end == "too slow" else 60)
     assert export.main([f"run={copy}"]) == 1
