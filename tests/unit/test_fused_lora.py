@@ -67,7 +67,7 @@ def assert_same(one: nn.Module, two: nn.Module) -> None:
     assert gradients.keys() == expected.keys()
     if next(one.parameters()).dtype == torch.bfloat16:  # peft rounds between its steps, and so apart from ours
         for found, wanted in ((ours, theirs), *((gradients[name], expected[name]) for name in expected)):
-            assert (found - wanted).norm() <= 2e-2 * wanted.norm()
+            assert (found - wanted).norm() <= 5e-2 * wanted.norm()
         return
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     for name, gradient in expected.items():
