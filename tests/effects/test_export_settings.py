@@ -451,18 +451,25 @@ def test_a_check_that_could_not_be_made_is_told_apart_from_a_wrong_model(
 
 
 @pytest.mark.parametrize("step", ["probe", "save"])
-def test_a_probe_that_fails_leaves_a_run_that_is_done(
+def test_a_probe_that_fails_leaves_a_run_that_has_ended_and_a_later_check_mends_it(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("not enough memory")
 
     owner: Any = Prober if step == "probe" else Probe
-    monkeypatch.setattr(owner, step, fail)
-    with pytest.raises(ExportError, match=r"could not be checked .*RuntimeError: not enough memory"):
-        trained(tmp_path, COLUMNS, *LEARN)
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "done"
-    assert record(tmp_path / "run")["checked"] is False
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, fail)
+        with pytest.raises(ExportError, match=r"could not be checked .*RuntimeError: not enough memory"):
+            trained(tmp_path, COLUMNS, *LEARN)
+    assert (run / "predictions.csv").is_file()
+    assert record(run)["checked"] is False
+    found = json.loads((run / "manifest.json").read_text())
+    assert (found["status"], len(found["faults"]["export"])) == ("failed", 1)
+    assert export.main([f"run={run}"]) == 0
+    found = json.loads((run / "manifest.json").read_text())
+    assert (found["status"], found["faults"]["export"]) == ("done", [])
 
 
 def without_outputs(folder: Path) -> None:

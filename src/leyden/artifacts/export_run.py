@@ -20,6 +20,7 @@ from leyden.artifacts.card import model_card
 from leyden.artifacts.comparison import Saved
 from leyden.artifacts.differences import difference_of
 from leyden.artifacts.export_folder import check_room, write_copy, write_merged
+from leyden.artifacts.folder import DONE, FAILED
 from leyden.artifacts.fresh_process import outputs_of
 from leyden.artifacts.manifest import write_json
 from leyden.artifacts.predictor import adapter_folder, load_predictor, saved_model_config, trained_checkpoint
@@ -225,7 +226,14 @@ def _probe_again(export: Export) -> Probe:
 
 
 def _record(export: Export, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Keep what was found in the manifest of the run, and of an earlier export what it found of a merged model."""
-    merged = found.get("merged") or (export.manifest.get("export") or {}).get("merged")
-    own = {**found["model"], **({"merged": dict(merged)} if merged else {})}
-    write_json(export.path / "manifest.json", {**export.manifest, "export": own})
+    """Keep what was found in the manifest of the run, and of an earlier export what it found of a merged model.
+
+    A check that was made decides anew whether the run has failed for its model.
+    """
+    manifest, model = export.manifest, found["model"]
+    merged = found.get("merged") or (manifest.get("export") or {}).get("merged")
+    changed: dict[str, Any] = {"export": {**model, **({"merged": dict(merged)} if merged else {})}}
+    if model["checked"] and manifest["status"] in (DONE, FAILED):
+        faults = {**(manifest.get("faults") or {}), "export": model["faults"]}
+        changed |= {"faults": faults, "status": FAILED if any(faults.values()) else DONE}
+    write_json(export.path / "manifest.json", {**manifest, **changed})
