@@ -23,6 +23,7 @@ from leyden import export
 from leyden.artifacts import export_folder, export_run, fresh_process, job, verification
 from leyden.artifacts.comparison import TOLERANCES
 from leyden.artifacts.differences import difference_of
+from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.fresh_process import outputs_of
 from leyden.artifacts.probe import FILE, OUTPUTS, Probe, Prober
 from leyden.settings.errors import ExportError
@@ -198,13 +199,13 @@ def test_a_saved_model_that_was_changed_is_found_and_kept(
 def test_a_run_whose_model_is_saved_wrong_ends_with_an_error_after_everything_is_saved(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = job.save_model
+    save = job.save_run
 
-    def wrong(run: Any, material: Any, settings: Any, folder: Path, results: Any) -> None:
+    def wrong(run: Any, material: Any, settings: Any, folder: RunFolder, results: Any) -> None:
         save(run, material, settings, folder, results)
-        FAULTS[name][0](folder.parent)
+        FAULTS[name][0](folder.path)
 
-    monkeypatch.setattr(job, "save_model", wrong)
+    monkeypatch.setattr(job, "save_run", wrong)
     with pytest.raises(ExportError, match=FAULTS[name][1]):
         trained(tmp_path, COLUMNS, *LEARN, "dataset.chat_template=true")
     assert ExportError.code == 1
