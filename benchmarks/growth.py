@@ -71,6 +71,8 @@ def read_growth_options(words: Sequence[str]) -> GrowthOptions:
         raise OptionError(f"part={wrong[0]} is not allowed. Allowed: {', '.join(PARTS)}.")
     if options.updates < 2:  # noqa: PLR2004  # the first is not counted
         raise OptionError(f"updates={options.updates}: the first update is not counted, so give 2 or more.")
+    if "updates" in options.part and len(set(options.sizes)) == 1:
+        raise OptionError(f"sizes={options.sizes[0]}: growth is seen between two sizes, so give 2 or more.")
     return options
 
 

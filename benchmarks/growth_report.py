@@ -13,9 +13,14 @@ Number = Mapping[str, Any]
 WAYS = {"rows": "more rows", "length": "a longer row"}
 
 
-def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """The power with which the second number grows with the first: slope of the logarithms, by least squares."""
-    logs = [(math.log(x), math.log(y)) for x, y in points]
+def exponent(points: Sequence[tuple[float, float]]) -> float | None:
+    """The power with which the second number grows with the first: slope of the logarithms, by least squares.
+
+    Points that are not above 0 have no logarithm and are left out; None if the others agree in the first number.
+    """
+    logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
+    if len({x for x, _ in logs}) < 2:  # noqa: PLR2004
+        return None
     middle = tuple(sum(one) / len(logs) for one in zip(*logs, strict=True))
     spread = sum((x - middle[0]) ** 2 for x, _ in logs)
     return float(sum((x - middle[0]) * (y - middle[1]) for x, y in logs) / spread)
@@ -36,7 +41,7 @@ def panels(found: Mapping[str, Any]) -> list[Panel]:
         lines = [Series(f"by {way}", _points(_of(numbers, grows), "tokens", "cpu")) for grows, way in WAYS.items()]
         memory = [Series(f"by {way}", _points(_of(numbers, grows), "tokens", "peak_mb")) for grows, way in WAYS.items()]
         drawn += [
-            Panel("An update", "tokens per update", "processor seconds", [*lines, _linear(lines[0])]),
+            Panel("An update", "tokens per update", "processor seconds", [*lines, *_linear(lines[0])]),
             Panel("Memory of an update", "tokens per update", "peak MB", memory),
         ]
     if "vocabulary" in found:
@@ -74,10 +79,13 @@ def _points(numbers: Sequence[Number], across: str, up: str) -> list[tuple[float
     return [(number[across], number[up]) for number in numbers]
 
 
-def _linear(series: Series) -> Series:
-    """What a line would be that grows as its first point says."""
-    (first, height), last = series.points[0], series.points[-1][0]
-    return Series("linear", [(first, height), (last, height * last / first)], dashed=True)
+def _linear(series: Series) -> list[Series]:
+    """What a line would be that grows as its first point says; none where there is no such point."""
+    points = [(x, y) for x, y in series.points if x > 0 and y > 0]
+    if not points:
+        return []
+    (first, height), last = points[0], points[-1][0]
+    return [Series("linear", [(first, height), (last, height * last / first)], dashed=True)]
 
 
 def _updates(part: Number) -> list[str]:
@@ -88,9 +96,10 @@ def _updates(part: Number) -> list[str]:
         for one in numbers
     ]
     powers = {grows: exponent(_points(_of(numbers, grows), "tokens", "cpu")) for grows in WAYS}
+    known = {grows: "that is not known" if power is None else f"{power:.2f}" for grows, power in powers.items()}
     return [
-        f"One update, {_how(part)}: processor seconds grow with the tokens to the power {powers['rows']:.2f} by more "
-        f"rows, and {powers['length']:.2f} by longer ones, whose attention is quadratic.",
+        f"One update, {_how(part)}: processor seconds grow with the tokens to the power {known['rows']} by more "
+        f"rows, and {known['length']} by longer ones, whose attention is quadratic.",
         "| tokens | by | processor s | s by the clock | ms per token | peak MB |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows),
     ]

@@ -21,11 +21,16 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Series:
-    """A line through points; both numbers of a point are above 0."""
+    """A line through points; one of which a number is not above 0 has no place on the axes, and is not drawn."""
 
     name: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
+
+    @property
+    def drawn(self) -> list[tuple[float, float]]:
+        """The points that have a place."""
+        return [(x, y) for x, y in self.points if x > 0 and y > 0]
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,10 @@ def draw(panels: Sequence[Panel]) -> str:
 
 
 def _panel(panel: Panel) -> Iterator[str]:
-    points = [point for series in panel.series for point in series.points]
+    points = [point for series in panel.series for point in series.drawn]
+    if not points:
+        yield f'<text class="title" x="{LEFT}" y="16">{escape(panel.title)}: nothing above 0</text>'
+        return
     across = _axis([x for x, _ in points], LEFT, WIDTH - RIGHT)
     up = _axis([y for _, y in points], HEIGHT - BOTTOM, TOP)
     yield f'<text class="title" x="{LEFT}" y="16">{escape(panel.title)}</text>'
@@ -113,7 +121,7 @@ def _panel(panel: Panel) -> Iterator[str]:
 
 
 def _series(series: Series, colour: str, across: Axis, up: Axis, legend: float) -> Iterator[str]:
-    places = [(across.pixel(x), up.pixel(y)) for x, y in series.points]
+    places = [(across.pixel(x), up.pixel(y)) for x, y in series.drawn]
     dashes = ' stroke-dasharray="5 4"' if series.dashed else ""
     way = " ".join(f"{x},{y}" for x, y in places)
     yield f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'

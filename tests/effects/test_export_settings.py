@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.effects.small_runs import Columns, trained
+from tests.unit.test_planted_states import Planted
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from leyden import export
-from leyden.artifacts import export_run, fresh_process, job, verification
-from leyden.artifacts.comparison import TOLERANCES, difference_of
+from leyden.artifacts import export_folder, export_run, fresh_process, job, verification
+from leyden.artifacts.comparison import TOLERANCES
+from leyden.artifacts.differences import difference_of
+from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.fresh_process import outputs_of
-from leyden.artifacts.probe import Probe
+from leyden.artifacts.probe import FILE, OUTPUTS, Probe, Prober
 from leyden.settings.errors import ExportError
 
 COLUMNS: Columns = {
@@ -62,9 +67,11 @@ CASES = {
 }  # fmt: skip
 
 
-def answer(asked: dict[str, Any], scratch: Path, folders: Sequence[str]) -> dict[str, Any]:
+ANSWER = verification._answer
+
+
+def answer(asked: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
     """What the fresh process would; there a warning of a library is no error."""
-    assert folders
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {**fresh_process.answer(json.loads(json.dumps(asked)), scratch), "leyden": []}
@@ -122,8 +129,9 @@ def test_the_merged_model_is_whole_and_far_from_its_base(copy: Path) -> None:
     probe = Probe.load(copy / verification.FOLDER)
     base = json.loads((copy / "model" / "adapter_config.json").read_text())["base_model_name_or_path"]
     plain, merged = (AutoModelForCausalLM.from_pretrained(str(place)).eval() for place in (base, folder))
-    far, near = (max(map(difference_of, outputs_of(m, probe.rows), probe.outputs)) for m in (plain, merged))
+    far, near = (max(map(difference_of, outputs_of(m, probe.rows), probe.answers.outputs)) for m in (plain, merged))
     assert near < 1e-4
+    assert max(map(difference_of, outputs_of(plain, probe.rows), probe.answers.bases)) < 1e-4
     assert far > 100 * near
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
@@ -158,8 +166,15 @@ def tampered_token(run: Path) -> None:
     path.write_text(json.dumps(tree))
 
 
+def lost_adapter(run: Path) -> None:
+    path = run / "model" / "adapter_model.safetensors"
+    weights = {name: weight * ("lora_B" not in name) for name, weight in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+
+
 FAULTS = {
     "a weight": (tampered_weight, "its outputs differ from those of the trained model by"),
+    "an adapter": (lost_adapter, "its outputs have 0 % of what the training has changed"),
     "a template": (tampered_template, "its tokenizer and chat template write"),
     "a token": (tampered_token, "its tokenizer and chat template write"),
 }
@@ -184,13 +199,13 @@ def test_a_saved_model_that_was_changed_is_found_and_kept(
 def test_a_run_whose_model_is_saved_wrong_ends_with_an_error_after_everything_is_saved(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = job.save_model
+    save = job.save_run
 
-    def wrong(run: Any, material: Any, settings: Any, folder: Path, results: Any) -> None:
+    def wrong(run: Any, material: Any, settings: Any, folder: RunFolder, results: Any) -> None:
         save(run, material, settings, folder, results)
-        FAULTS[name][0](folder.parent)
+        FAULTS[name][0](folder.path)
 
-    monkeypatch.setattr(job, "save_model", wrong)
+    monkeypatch.setattr(job, "save_run", wrong)
     with pytest.raises(ExportError, match=FAULTS[name][1]):
         trained(tmp_path, COLUMNS, *LEARN, "dataset.chat_template=true")
     assert ExportError.code == 1
@@ -319,7 +334,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = shutil.disk_usage(copy)._replace(free=2**20)
-    monkeypatch.setattr(export_run.shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(export_folder.shutil, "disk_usage", lambda path: full)
     assert export.main([f"run={copy}", "merge=true"]) == 2
     assert "and 1 MiB are free there" in capsys.readouterr().err
     assert not (copy / "merged").exists()
@@ -335,7 +350,7 @@ def test_an_adapter_that_peft_cannot_merge_is_refused(tmp_path: Path, capsys: py
 
 
 def test_a_process_that_has_loaded_leyden_proves_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "_answer", lambda asked, scratch, _: {
+    monkeypatch.setattr(verification, "_answer", lambda asked, scratch: {
         **fresh_process.answer(asked, scratch), "leyden": ["leyden.data"],
     })  # fmt: skip
     with pytest.raises(ExportError, match="has loaded leyden.data: it proves nothing"):
@@ -343,3 +358,168 @@ def test_a_process_that_has_loaded_leyden_proves_nothing(copy: Path, monkeypatch
             [export_run.Saved("model", copy / "model", "AutoModelForCausalLM", head=False, dtype="float32")],
             copy / verification.FOLDER, verification.Conditions(False, None, "cpu"), {},
         )  # fmt: skip
+
+
+LITTLE = (*LEARN[1:], "optimizer.learning_rate=1e-4", "dataset.chat_template=true")
+QUANTISED = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="the extra quantization is not installed"
+)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("int8", marks=QUANTISED)])
+def test_an_adapter_that_is_lost_is_found_though_rounding_is_larger_than_what_it_changes(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tmp_path, COLUMNS, *LITTLE, f"backbone.dtype={dtype}")
+    found = record(run)
+    assert abs(found["share_of_training"] - 1) < 0.25
+    lost_adapter(run)
+    capsys.readouterr()
+    assert export.main([f"run={run}"]) == 1
+    said = capsys.readouterr().err
+    assert "of what the training has changed of those of the base" in said
+    assert "differ from those of the trained model by" not in said, "the difference alone says nothing here"
+    assert abs(record(run)["share_of_training"]) < 0.25
+
+
+def test_a_model_that_was_not_trained_is_told_to_be_its_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = record(trained(tmp_path, COLUMNS, *LEARN, "trainer.epochs=0"))
+    assert not found["faults"]
+    assert "cannot be told from its base" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_first_conversation_with_other_tokens_is_shown(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tampered_template(copy)
+    assert export.main([f"run={copy}"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"The first: line 1: from character \d+ on '.+' stands where '.+' was trained", said)
+
+
+@pytest.mark.parametrize("merge", [(), ("merge=true",)])
+def test_an_adapter_that_is_a_pickle_is_not_read(
+    merge: Sequence[str], copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, mark = copy / "model" / "adapter_model.safetensors", copy.parent / "mark"
+    weights.unlink()
+    torch.save({"weight": torch.zeros(1), "more": Planted(mark)}, copy / "model" / "adapter_model.bin")
+    assert export.main([f"run={copy}", *merge]) == 2
+    assert "has no adapter_model.safetensors" in capsys.readouterr().err
+    request = {"folder": str(copy / "model"), "auto_class": "AutoModelForCausalLM", "base": "none"}
+    with pytest.raises(FileNotFoundError, match="has no adapter_model.safetensors"):
+        fresh_process.load(request, {})
+    assert not mark.exists()
+
+
+def test_a_whole_model_that_is_a_pickle_is_not_read(tmp_path: Path) -> None:
+    AutoConfig.for_model("llama").save_pretrained(tmp_path)
+    mark = tmp_path / "mark"
+    torch.save({"weight": torch.zeros(1), "more": Planted(mark)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        fresh_process.load({"folder": str(tmp_path), "auto_class": "AutoModelForCausalLM", "base": None}, {})
+    assert not mark.exists()
+
+
+ENDS = {
+    "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "it was killed, as the system does it"),
+    "another signal": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it ended with SIGSEGV"),
+    "too slow": ("import time; time.sleep(60)", "it was not done after 1 s"),
+    "out of memory": ("raise MemoryError('no room')", "MemoryError: no room"),
+    "silent": ("import sys; sys.exit(3)", "it ended with code 3"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_check_that_could_not_be_made_is_told_apart_from_a_wrong_model(
+    end: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another script in the place of the fresh process's."""
+    code, words = ENDS[end]
+    script = copy.parent / "script.py"
+    script.write_text(code)
+    monkeypatch.setattr(verification, "_answer", ANSWER)
+    monkeypatch.setattr(fresh_process, "__file__", str(script))
+    monkeypatch.setattr(verification, "TIMEOUT_S", 1 if end == "too slow" else 60)
+    assert export.main([f"run={copy}"]) == 1
+    said = capsys.readouterr().err
+    assert f"could not be checked in a fresh process ({words}" in said
+    assert "Whether this is what was trained is not known" in said
+    assert f"python -m leyden.export run={copy}" in said
+    assert "checkpoint.verify=false" in said
+    assert record(copy)["checked"] is False
+    assert "max_logit_difference" not in record(copy), "no number of an earlier check"
+
+
+@pytest.mark.parametrize("step", ["probe", "save"])
+def test_a_probe_that_fails_leaves_a_run_that_has_ended_and_a_later_check_mends_it(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("not enough memory")
+
+    owner: Any = Prober if step == "probe" else Probe
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, fail)
+        with pytest.raises(ExportError, match=r"could not be checked .*RuntimeError: not enough memory"):
+            trained(tmp_path, COLUMNS, *LEARN)
+    assert (run / "predictions.csv").is_file()
+    assert record(run)["checked"] is False
+    found = json.loads((run / "manifest.json").read_text())
+    assert (found["status"], len(found["faults"]["export"])) == ("failed", 1)
+    assert export.main([f"run={run}"]) == 0
+    found = json.loads((run / "manifest.json").read_text())
+    assert (found["status"], found["faults"]["export"]) == ("done", [])
+
+
+def without_outputs(folder: Path) -> None:
+    (folder / OUTPUTS).unlink()
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / FILE
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("harm", [without_outputs, cut_short])
+def test_a_damaged_probe_is_made_again(
+    harm: Callable[[Path], None], copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harm(copy / verification.FOLDER)
+    assert export.main([f"run={copy}"]) == 0
+    assert "verification is damaged (" in capsys.readouterr().err
+    assert Probe.load(copy / verification.FOLDER).rows
+    assert record(copy)["rows"] == 4
+
+
+def test_lost_results_are_told_before_the_merge(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export_run, "merged_model", None)
+    (copy / "results.json").unlink()
+    assert export.main([f"run={copy}", "merge=true"]) == 2
+    assert "its results.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_copy_that_the_disk_cuts_short_leaves_nothing(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copytree = shutil.copytree
+
+    def full(source: Path, target: Path, **options: Any) -> None:
+        copytree(source, target, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_folder.shutil, "copytree", full)
+    before = sorted(copy.parent.iterdir())
+    assert export.main([f"run={copy}", f"output={copy.parent / 'elsewhere'}"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert sorted(copy.parent.iterdir()) == before
+
+
+def test_a_record_that_is_replaced_keeps_no_number_of_the_one_before(copy: Path) -> None:
+    assert export.main([f"run={copy}", "merge=true"]) == 0
+    merged = record(copy)["merged"]
+    assert export.main([f"run={copy}"]) == 0
+    assert record(copy)["merged"] == merged

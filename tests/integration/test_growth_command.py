@@ -49,6 +49,16 @@ def test_what_grows_linearly_rises_as_a_straight_line() -> None:
 def test_the_power_of_a_growth() -> None:
     assert exponent([(x, 3 * x**2) for x in (1, 2, 4, 8)]) == pytest.approx(2)
     assert exponent([(512, 7), (4096, 7)]) == pytest.approx(0)
+    assert exponent([(1, 0), (2, 4), (4, 16)]) == pytest.approx(2)
+    assert exponent([(512, 7), (512, 8)]) is None
+    assert exponent([(512, 0), (1024, 8)]) is None
+
+
+def test_points_that_are_not_above_0_have_no_place() -> None:
+    some, none = Series("one", [(1, 0), (10, 1), (100, 10)]), Series("no", [(1, 0)])
+    svg = draw([Panel("a", "x", "y", [some]), Panel("b", "x", "y", [none])])
+    assert len(shapes(svg, "circle")) == 2
+    assert "b: nothing above 0" in svg
 
 
 @pytest.mark.parametrize(
@@ -59,6 +69,7 @@ def test_the_power_of_a_growth() -> None:
         (["sizes=512,many"], "sizes=512,many is not a whole number, or several"),
         (["rows=0"], "rows=0: each must be above 0"),
         (["updates=1"], "updates=1: the first update is not counted"),
+        (["sizes=512"], "sizes=512: growth is seen between two sizes"),
     ],
 )
 def test_wrong_options_say_what_is_allowed(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

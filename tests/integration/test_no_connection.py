@@ -1,4 +1,4 @@
-"""With no logger and no judge chosen nothing connects anywhere, and no name is looked up."""
+"""With no logger and no judge chosen no socket of Python connects to anywhere else, and none looks a name up."""
 
 from __future__ import annotations
 

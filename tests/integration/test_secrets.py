@@ -27,9 +27,22 @@ TABLE: Columns = {"p": [f"question {n}" for n in range(4)], "a": [f"answer {n}" 
 
 
 def forms(secret: str) -> list[bytes]:
-    """How a secret may be written: as it is, in base64, percent-encoded, backwards."""
+    """How a secret may be written: as it is, within base64 of anything around it, percent-encoded, backwards."""
     plain = secret.encode()
-    return [plain, base64.b64encode(plain).rstrip(b"="), quote(secret, safe="").encode(), plain[::-1]]
+    return [plain, *within_base64(plain), quote(secret, safe="").encode(), plain[::-1]]
+
+
+def within_base64(plain: bytes) -> list[bytes]:
+    """What stands in base64 wherever the bytes do: three forms, by what remains of a group of three before them.
+
+    Characters at both ends that a neighbour has a part in are left out.
+    """
+    found = []
+    for before in range(3):
+        written = base64.b64encode(bytes(before) + plain)
+        whole = (before + len(plain)) * 8 // 6  # characters without a bit of what follows
+        found.append(written[(before * 8 + 5) // 6 : whole])
+    return found
 
 
 def leaks(content: bytes) -> list[str]:
@@ -51,6 +64,9 @@ def test_every_form_of_a_secret_is_found() -> None:
     for name, secret in SECRETS.items():
         for form in forms(secret):
             assert name in leaks(b"x" + form + b"y")
+        for before in (b"", b"u", b"us", b"user:", b"a:b:"):
+            for behind in (b"", b"@", b"@h", b"@host"):
+                assert name in leaks(b"Basic " + base64.b64encode(before + secret.encode() + behind))
     assert leaks(b"nothing planted here") == []
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,8 +21,10 @@ import torch
 from tests.effects.small_runs import settings_of, write_table
 from tests.numerics.plain_training import Trace, draw_trained, plain_model, plain_training, trained
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from leyden.backbone import fused_lora, projection
+from leyden.backbone.adapted import Adapted
 from leyden.backbone.scoring import base_model
 from leyden.data import merging
 from leyden.data.batches import Batch, Segments
@@ -60,7 +61,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "checkpointed": {"trainer": PASSES, "backbone": {"gradient_checkpointing": True}},
     "two": {"trainer": {**PASSES, "batch_size": 2, "strategy": "ddp", "devices": 2}},
 }
-TOLERANCES = {"loss": 1e-5, "gradient": 1e-5, "weights": 1e-4}
+TOLERANCES = {"loss": 1e-5, "gradient": 1e-5, "weights": 1e-4, "losses": 1e-4}
 
 Case = tuple[Settings, Material]
 Train = Callable[..., tuple[Case, Trace]]
@@ -173,7 +174,10 @@ def parts_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gaps(found: Trace, wanted: Trace, updates: int = UPDATES) -> dict[str, float]:
-    """How far two trainings are apart, relatively: loss and gradients of the first update, weights after the last."""
+    """How far two trainings are apart, relatively: loss and gradients of the first update, weights after the last.
+
+    `losses` are those of all updates.
+    """
     assert len(found.losses) == len(wanted.losses) == updates
     assert found.gradients.keys() == wanted.gradients.keys() == wanted.weights.keys() == found.weights.keys()
     biggest = max(float(gradient.norm()) for gradient in wanted.gradients.values())
@@ -223,6 +227,7 @@ def test_ten_updates_however_they_are_cut(problem: str, variant: str, plain: Tra
 def one_of_two(rank: int, port: int, settings: Settings, material: Material, folder: Path) -> None:
     """A process of a training of two, as a launcher starts it."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # for torch: the store is there already
     torch.set_num_threads(1)  # threads of a parent are not there in a fork
     warnings.simplefilter("default")  # an error of one rank would leave the other waiting
     torch.save(fast_training(settings, material, folder), folder / f"{rank}.pt")
@@ -233,16 +238,20 @@ def one_of_two(rank: int, port: int, settings: Settings, material: Material, fol
 def test_ten_updates_of_two_processes(problem: str, plain: Train, tmp_path: Path) -> None:
     """Forked from this one, which has the libraries loaded."""
     (settings, material), expected = plain(problem, "llama", 4)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # has its port from the beginning
     context = multiprocessing.get_context("fork")
-    own = (port, changed(settings, **VARIANTS["two"]), material, tmp_path)
+    own = (store.port, changed(settings, **VARIANTS["two"]), material, tmp_path)
     ranks = [context.Process(target=one_of_two, args=(rank, *own)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(120)
+    try:
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(120)
+    finally:
+        for rank in ranks:
+            if rank.is_alive():
+                rank.kill()
+                rank.join()
     assert [rank.exitcode for rank in ranks] == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     assert sum(shared for _, shared in found) > 0
@@ -293,8 +302,12 @@ def share_too_much(patch: pytest.MonkeyPatch) -> None:
 
 def scale_wrongly(patch: pytest.MonkeyPatch) -> None:
     """The fused adapter is worth a thousandth more than that of `peft`."""
-    run = fused_lora._Adapted.apply
-    patch.setattr(fused_lora._Adapted, "apply", lambda *given: run(*given[:-1], given[-1] * 1.001))
+    run = fused_lora.adapted_outputs
+
+    def more(x: Tensor, layers: Sequence[Adapted], *rest: Any) -> tuple[Tensor, ...]:
+        return run(x, [one._replace(scaling=1.001 * one.scaling) for one in layers], *rest)
+
+    patch.setattr(fused_lora, "adapted_outputs", more)
 
 
 def leave_out_a_part(patch: pytest.MonkeyPatch) -> None:
@@ -332,5 +345,4 @@ def test_a_planted_fault_is_found(
     (settings, material), expected = plain("chains", "llama", 4)
     fault(monkeypatch)
     found, _ = fast_training(changed(settings, **VARIANTS[FAULTS[fault]]), material, tmp_path)
-    with pytest.raises(AssertionError, match="'gradient'"):
-        assert_same(found, expected)
+    assert gaps(found, expected)["gradient"] > TOLERANCES["gradient"]

@@ -216,3 +216,25 @@ def test_columns_are_float32_whatever_the_default_type_is(element: torch.dtype) 
         torch.set_default_dtype(before)
     assert outcome.columns["loss"].dtype == torch.float32
     assert outcome.columns["loss"].tolist() == [0.0, 1.0]
+
+
+END = ("dataset.add_eos_token_to_prompt=true", "dataset.text_answer_separator=''")
+
+
+@pytest.mark.parametrize("problem", [BINARY, REGRESSION])
+def test_samples_that_end_with_the_padding_are_refused(problem: list[str], tmp_path: Path) -> None:
+    """Elsewhere padding is told by its id; Leyden tells it by its place, so the two would read apart."""
+    with pytest.raises(
+        ConfigError, match=r"samples end with '<\|im_end\|>', which is the padding .* one token too early"
+    ):
+        Headed(tmp_path, *problem, *END, "+tokenizer.tokenizer_kwargs.pad_token='<|im_end|>'")
+
+
+def test_samples_that_end_with_another_token_are_read_as_the_library_does(tmp_path: Path) -> None:
+    headed = Headed(tmp_path, *BINARY, *END)
+    trees = [headed.material.train.trees[number].tree for number in range(len(PROMPTS))]
+    assert {int(tree.tokens[-1]) for tree in trees} == {headed.material.tokenizer.eos_token_id}
+    ours = head_outputs(headed.model, headed.batch)
+    base_model(headed.model).set_attn_implementation("sdpa")
+    theirs = [headed.model(input_ids=torch.tensor([tree.tokens.tolist()])).logits for tree in trees]
+    torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-5, atol=1e-5)

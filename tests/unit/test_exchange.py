@@ -17,7 +17,7 @@ from leyden.backbone.tiny import tiny_model
 BOTH, NORMS = {GatedMLP, FusedRMSNorm}, {FusedRMSNorm}
 EXCHANGED = {
     "llama": BOTH, "mistral": BOTH, "qwen2": BOTH, "qwen3": BOTH, "phi3": NORMS, "gemma": set(), "gemma2": set(),
-    "gemma3_text": set(), "phi": set(), "gpt2": set(), "t5": set(),
+    "gemma3_text": set(), "phi": set(), "gpt2": set(), "t5": set(), "olmo2": {GatedMLP},
 }  # fmt: skip
 
 
@@ -64,11 +64,30 @@ def test_a_model_computes_the_same_after_the_exchange(architecture: str, frozen:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_other_types_take_the_steps_of_the_library(dtype: torch.dtype) -> None:
-    theirs = uneven("llama").to(dtype)
+    theirs = uneven("llama")
     ours = copy.deepcopy(theirs)
     exchange_parts(ours)
     assert kinds(ours) == BOTH
-    (one, gradients), (other, expected) = outcome(ours), outcome(theirs)
+    (one, gradients), (other, expected) = outcome(ours.to(dtype)), outcome(theirs.to(dtype))
+    torch.testing.assert_close([one, gradients], [other, expected], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "olmo2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_parts_in_other_types_stay(dtype: torch.dtype, architecture: str) -> None:
+    model = uneven(architecture).to(dtype)
+    exchange_parts(model)
+    assert kinds(model) == set()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "olmo2"])
+def test_under_autocast_a_model_computes_the_same_to_the_bit(architecture: str) -> None:
+    theirs = uneven(architecture)
+    ours = copy.deepcopy(theirs)
+    exchange_parts(ours)
+    assert kinds(ours) == EXCHANGED[architecture]
+    with torch.autocast("cpu", torch.bfloat16):
+        (one, gradients), (other, expected) = outcome(ours), outcome(theirs)
     torch.testing.assert_close([one, gradients], [other, expected], rtol=0, atol=0)
 
 

@@ -95,10 +95,13 @@ def test_a_string_that_generation_stops_at_is_an_end_too(tmp_path: Any) -> None:
 class ChatMLWithoutEnd:
     """A template whose end is text that nothing stops at."""
 
+    def __init__(self, closing: str = "\n") -> None:
+        self.closing = closing
+
     def layout(self, turns: int, *, system: bool) -> Any:  # noqa: ARG002
         from leyden.data.templates import Frame, Layout
 
-        return Layout(Frame(), (Frame(),), (Frame((), tuple(encode(tiny_tokenizer(), ["\n"])[0])),))
+        return Layout(Frame(), (Frame(),), (Frame((), tuple(encode(tiny_tokenizer(), [self.closing])[0])),))
 
 
 def test_an_end_that_is_only_white_space_stops_nothing() -> None:
@@ -108,6 +111,14 @@ def test_an_end_that_is_only_white_space_stops_nothing() -> None:
     assert not stops.end([65, 10])
     assert stops.end(encode(tokenizer, ["so</s>"])[0])
     assert not stops.end(encode(tokenizer, ["</s> so"])[0])
+
+
+@pytest.mark.parametrize("closing", ["\n", " \n\n \n"])
+def test_a_stop_string_of_the_answer_itself_ends_it_before_what_closes_it(closing: str) -> None:
+    tokenizer = tiny_tokenizer()
+    stops = Stops(tokenizer, ChatMLWithoutEnd(closing), ("END",))  # type: ignore[arg-type]
+    assert stops.end(encode(tokenizer, ["so END" + closing])[0])
+    assert not stops.end(encode(tokenizer, ["so END x" + closing])[0])
 
 
 def test_rows_that_name_a_control_token() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from leyden.backbone import fused_lora
 from leyden.backbone.adapted import adapted_outputs
-from leyden.backbone.fused_lora import FusedLinear, fuse, group
+from leyden.backbone.fused_lora import FusedLinear, compute_together, fuse
 from leyden.backbone.tiny import tiny_model
 
 TARGETS = ["q_proj", "v_proj", "down_proj", "up_proj"]
@@ -27,7 +28,7 @@ def adapted(*, fused: bool, grouped: bool = False, dropout: float = 0.0, **optio
         fuse(config, model)
     adapted = get_peft_model(model, config)
     if grouped:
-        group(adapted)
+        compute_together(adapted)
     torch.manual_seed(1)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
@@ -63,17 +64,23 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def assert_same(one: nn.Module, two: nn.Module) -> None:
     (ours, gradients), (theirs, expected) = outcome(one), outcome(two)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert gradients.keys() == expected.keys()
+    if next(one.parameters()).dtype == torch.bfloat16:  # peft rounds between its steps, and so apart from ours
+        for found, wanted in ((ours, theirs), *((gradients[name], expected[name]) for name in expected)):
+            assert (found - wanted).norm() <= 5e-2 * wanted.norm()
+        return
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_it_equals_pefts_layer(dropout: float, grouped: bool, calls: list[int]) -> None:
-    ours = adapted(fused=True, grouped=grouped, dropout=dropout).train()
-    theirs = adapted(fused=False, dropout=dropout).train()
+def test_it_equals_pefts_layer(dropout: float, grouped: bool, dtype: torch.dtype, calls: list[int]) -> None:
+    """In 16 bits as `trainer.precision=bf16-true` has it: everything in one type."""
+    ours = adapted(fused=True, grouped=grouped, dropout=dropout).to(dtype).train()
+    theirs = adapted(fused=False, dropout=dropout).to(dtype).train()
     assert {type(layer) for layer in layers(ours)} == {FusedLinear}
     assert_same(ours, theirs)
     assert calls == ([2, 1, 1] if grouped else [1, 1, 1, 1]) * 2
@@ -92,6 +99,109 @@ def test_a_layer_that_is_called_on_another_input_is_computed_for_that(calls: lis
     assert calls == [2, 1, 2, 2, 1]
 
 
+def test_an_input_that_was_changed_is_read_again() -> None:
+    first, second = layers(adapted(fused=True, grouped=True).eval())[:2]
+    x = torch.randn(3, 64)
+    with torch.no_grad():
+        first(x)
+        x.add_(1.0)
+        torch.testing.assert_close(second(x), Linear.forward(second, x), rtol=1e-5, atol=1e-5)
+
+
+def test_in_inference_mode_the_layers_are_computed_together(calls: list[int]) -> None:
+    pair = layers(adapted(fused=True, grouped=True).eval())[:2]
+    with torch.inference_mode():
+        x = torch.randn(3, 64)
+        for layer in pair:
+            torch.testing.assert_close(layer(x), Linear.forward(layer, x), rtol=1e-5, atol=1e-5)
+    assert calls == [2]
+
+
+def test_what_a_pass_leaves_that_broke_off_goes_with_the_next_group() -> None:
+    blocks = adapted(fused=True, grouped=True).get_base_model().model.layers
+    first, third = (block.self_attn.q_proj for block in blocks)
+    first(torch.randn(3, 64))
+    left = weakref.ref(next(iter(first.group._waiting._outputs.values())))
+    assert left() is not None, "the output of the second, which nobody asks for"
+    third(torch.randn(3, 64))
+    assert left() is None
+
+
+def watched(layer: nn.Linear, seen: list[object]) -> None:
+    layer.register_forward_pre_hook(lambda *given: seen.append(given))
+
+
+def watched_behind(layer: nn.Linear, seen: list[object]) -> None:
+    layer.register_forward_hook(lambda *given: seen.append(given))
+
+
+def replaced(layer: nn.Linear, seen: list[object]) -> None:
+    """As `accelerate` does it."""
+    forward = layer.forward
+
+    def watched_forward(x: Tensor) -> Tensor:
+        seen.append(x)
+        return forward(x)
+
+    layer.forward = watched_forward  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("part", ["base_layer", "lora_A", "lora_B"])
+@pytest.mark.parametrize("watch", [watched, watched_behind, replaced])
+def test_layers_that_something_waits_for_are_called(
+    watch: Callable[[nn.Linear, list[object]], None], part: str, calls: list[int]
+) -> None:
+    """As DeepSpeed's stage 3 does, which gathers a weight when its layer is called."""
+    model, seen = adapted(fused=True, grouped=True).eval(), list[object]()
+    layer = getattr(layers(model)[1], part)
+    watch(layer if part == "base_layer" else layer["default"], seen)
+    model(input_ids=torch.arange(8)[None])
+    assert len(seen) == 1
+    assert calls == [1, 1, 1, 2, 1, 1]
+
+
+def test_weights_that_deepspeed_shares_out_are_left_to_its_hooks(calls: list[int]) -> None:
+    model = adapted(fused=True, grouped=True).eval()
+    for layer in layers(model):
+        layer.get_base_layer().weight.ds_id = 0
+    model(input_ids=torch.arange(8)[None])
+    assert not calls
+
+
+def with_biases(*, fused: bool) -> PeftModel:
+    model = tiny_model("qwen2")
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            weight.data += 0.1
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    if fused:
+        fuse(config, model)
+    torch.manual_seed(1)
+    return get_peft_model(model, config)
+
+
+def test_a_bias_that_is_trained_gets_its_gradient(calls: list[int]) -> None:
+    ours, theirs = (with_biases(fused=fused).train() for fused in (True, False))
+    assert_same(ours, theirs)
+    assert calls == [1] * 4
+    for model in (ours, theirs):
+        model.zero_grad()
+        for layer in layers(model):
+            layer.get_base_layer().bias.requires_grad_()
+    assert_same(ours, theirs)
+    assert calls == [1] * 4
+    assert all(layer.get_base_layer().bias.grad is not None for layer in layers(ours))
+
+
+def test_a_bias_of_another_type_is_left_to_peft() -> None:
+    layer = layers(with_biases(fused=True).to(torch.bfloat16))[0]
+    assert isinstance(layer, FusedLinear)
+    x = torch.zeros(2, 64, dtype=torch.bfloat16)
+    assert layer.plain(x) is not None
+    layer.get_base_layer().bias.data = layer.get_base_layer().bias.data.float()
+    assert layer.plain(x) is None
+
+
 def test_checkpointed_layers_are_computed_a_second_time_alike(calls: list[int]) -> None:
     ours, theirs = adapted(fused=True, grouped=True).train(), adapted(fused=False).train()
     base = ours.get_base_model()
@@ -104,7 +214,7 @@ def test_checkpointed_layers_are_computed_a_second_time_alike(calls: list[int]) 
 def test_an_encoder_decoder_has_no_layers_that_surely_read_one_input() -> None:
     model = adapted(fused=True)
     model.get_base_model().config.is_encoder_decoder = True
-    group(model)
+    compute_together(model)
     assert all(layer.group is None for layer in layers(model))
 
 

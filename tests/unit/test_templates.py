@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
 from leyden.backbone.tiny import tiny_tokenizer
+from leyden.data.dates import with_fixed_date
 from leyden.data.templates import ChatTemplate, Layout, MarkerTemplate, Template, make_template
 from leyden.data.tokenization import encode
 from leyden.settings.data_groups import Dataset
@@ -368,3 +371,61 @@ def test_a_text_that_is_trimmed_in_some_places_only_is_trimmed_in_all() -> None:
     ))  # fmt: skip
     template = ChatTemplate(with_template(text))
     assert template.as_written({"system": ["  s "], "prompt": [" p "]}) == {"system": ["s "], "prompt": ["p"]}
+
+
+DATED = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}'
+    "{%- set date_string = 'none' %}{%- endif %}{%- endif %}"
+    "Today Date: {{ date_string }} ({{ strftime_now('%Y') }})\n"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+)
+
+
+def on(day: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # noqa: ARG003
+            return datetime.fromisoformat(day)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+
+
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run over midnight, one that is gone on with, and an export later, which reads the saved template."""
+    talk, layouts, written = messages(TEXTS[:2], ""), [], []
+    saved = with_template(DATED)
+    for day in ("2026-11-27", "2026-11-28"):
+        on(day, monkeypatch)
+        assert day[:4] in str(with_template(DATED).apply_chat_template(talk, tokenize=False)), "the clock is ours"
+        tokenizer = with_template(DATED)
+        template = make_template(dataset(chat_template=True), tokenizer)
+        layouts.append(template.layout(2, system=False))
+        saved.chat_template = template.jinja
+        on("2031-01-02", monkeypatch)
+        written.append(ids_of(saved, talk))
+        assert written[-1] == joined(tokenizer, layouts[-1], TEXTS[:2], "") + list(layouts[-1].closing)
+        assert make_template(dataset(chat_template=True), saved).jinja == template.jinja, "a second time it stays"
+    assert layouts[0] == layouts[1]
+    assert written[0] == written[1]
+    assert tiny_tokenizer().decode(written[0]).startswith("Today Date: 26 Jul 2024 (2024)\n<|im_start|>user\n")
+
+
+@pytest.mark.parametrize("start", ["", "\n", "  \n", "  {% if true %}x{% endif %}\n", "{{- 'x' }}\n"])
+def test_nothing_but_the_date_changes(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on("2024-07-26", monkeypatch)
+    text, talk = start + DATED, messages(TEXTS[:1], "")
+    plain, fixed = (with_template(one) for one in (text, with_fixed_date(text)))
+    assert plain.chat_template != fixed.chat_template
+    assert fixed.apply_chat_template(talk, tokenize=False) == plain.apply_chat_template(talk, tokenize=False)
+
+
+def test_a_template_without_a_date_stays_as_it_is() -> None:
+    text = str(tiny_tokenizer().chat_template)
+    assert with_fixed_date(text) == text
+
+
+def test_a_date_that_cannot_be_fixed_is_refused() -> None:
+    with pytest.raises(ModelError, match="calls strftime_now with a form that is no plain text"):
+        make_template(dataset(chat_template=True), with_template("{{ strftime_now(form) }}" + DATED))

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from leyden.backbone.tiny import VOCABULARY_SIZE, tiny_model, tiny_tokenizer
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"]
-ARCHITECTURES += ["gpt2", "gpt_neox", "opt", "bloom", "falcon"]
+ARCHITECTURES += ["olmo2", "gpt2", "gpt_neox", "opt", "bloom", "falcon"]
 TEXTS = [
     "",
     "plain text",

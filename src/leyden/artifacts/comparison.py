@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from leyden.artifacts.probe import OTHER, SAME, Probe
+from leyden.artifacts.differences import difference_of, largest_of, parting, share_of
+from leyden.artifacts.probe import OTHER, SAME, Answers, Probe
 from leyden.settings.wording import counted
 
 TOLERANCES = {
@@ -19,6 +19,9 @@ TOLERANCES = {
     "float16": 1e-2, "bfloat16": 3e-2,  # a few units in the last place of 11 and 8 bits
     "int8": 5e-2, "int4": 5e-2,  # inputs are rounded too, and by what stands beside them in a batch
 }  # fmt: skip
+MISSED = 0.25  # of what the training has changed, may be missing or too much
+UNCERTAIN = 0.1  # of it: with more rounding than that, nothing is said
+LEAST = 1 / 8  # of the tolerance: a smaller change may itself be rounding
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,15 @@ class Verification:
         max_logit_difference: of all outputs.
         largest_logit: of the run's model.
         tolerance: largest difference that is rounding, as a share of the largest output or of 1.
+        share_of_training: of what the adapter changes of the outputs; None for a whole model, or where it changes no
+            more than rounding does.
+        share_uncertain: by how much rounding may have moved that.
+        has_base: whether there is a base without the adapter to compare with.
         rows: whose outputs were compared.
         conversations: whose tokens were compared.
         tokens_compared: of all conversations.
         rows_different: conversations of which the saved tokenizer or template makes something else.
+        first_difference: where, and what it makes of the first of them; empty without one.
         rows_joined: conversations whose texts are tokenised differently once they are joined; the text is the same.
         prompts_different: conversations whose generation prompt differs from the one that was trained.
         left_out: conversations that no template can write, by the reason.
@@ -80,10 +88,14 @@ class Verification:
     max_logit_difference: float
     largest_logit: float
     tolerance: float
+    share_of_training: float | None
+    share_uncertain: float | None
+    has_base: bool
     rows: int
     conversations: int
     tokens_compared: int
     rows_different: int
+    first_difference: str
     rows_joined: int
     prompts_different: int
     left_out: Mapping[str, int]
@@ -93,20 +105,35 @@ class Verification:
         """Largest difference that is allowed."""
         return self.tolerance * max(1.0, self.largest_logit)
 
+    @property
+    def is_told_from_base(self) -> bool:
+        """Whether rounding leaves a difference between what was trained and the base."""
+        return self.share_uncertain is not None and self.share_uncertain <= UNCERTAIN
+
     def faults(self) -> list[str]:
         """What is not as it was trained."""
         kept = "The folder is kept for inspection; do not use it before you know why."
         found = []
+        if not self.rows:
+            found.append(f"{self.folder}: no row has an output to compare, so nothing is known of its weights. {kept}")
         if not self.max_logit_difference <= self.allowed:
             found.append(
                 f"{self.folder}: loaded in a fresh process, its outputs differ from those of the trained model by "
                 f"{self.max_logit_difference:.3g}, and {self.allowed:.3g} is allowed ({self.tolerance:g} of the "
                 f"largest output, {self.largest_logit:.3g}). {kept}"
             )
+        share = self.share_of_training
+        if share is not None and self.is_told_from_base and not abs(share - 1) <= MISSED:
+            found.append(
+                f"{self.folder}: loaded in a fresh process, its outputs have {round(100 * share)} % of what the "
+                f"training has changed of those of the base; 100 % is expected, and {100 * MISSED:.0f} % may be "
+                f"missing or too much. {kept}"
+            )
         if self.rows_different:
             found.append(
                 f"{self.folder}: of {counted(self.conversations, 'conversations')} its tokenizer and chat template "
-                f"write {self.rows_different} with other tokens than those that were trained. {kept}"
+                f"write {self.rows_different} with other tokens than those that were trained. The first: "
+                f"{self.first_difference}. {kept}"
             )
         return found
 
@@ -120,6 +147,11 @@ class Verification:
             if not self.rows_different
             else f"{self.folder}, loaded in a fresh process without Leyden, differs from the trained model."
         ]
+        if self.has_base and not self.is_told_from_base and self.max_logit_difference <= self.allowed:
+            lines.append(
+                "What the training has changed of these outputs is no more than rounding: by them the model cannot be "
+                "told from its base."
+            )
         if self.rows_joined:
             lines.append(
                 f"{self.rows_joined} of them have other tokens where texts meet, once they are written as one text; "
@@ -135,42 +167,42 @@ class Verification:
 
 
 def compare(
-    saved: Saved, probe: Probe, expected: Sequence[Tensor], outputs: Sequence[Tensor], said: Mapping[str, Any]
+    saved: Saved, probe: Probe, expected: Answers, outputs: Sequence[Tensor], said: Mapping[str, Any]
 ) -> Verification:
     """Hold what a fresh process says of a model against what was expected.
 
     Args:
         saved: the model.
         probe: of the run.
-        expected: outputs of each row.
+        expected: of each row.
         outputs: those of the fresh process.
-        said: `tokens` and `prompts` of the conversations there.
+        said: `tokens`, `texts` and `prompts` of the conversations there.
     """
-    differences = [difference_of(one, other) for one, other in zip(outputs, expected, strict=True)]
-    largest = [float(one.abs().max()) for one in expected]
-    different = joined = prompts = 0
-    for one, tokens, prompt in zip(probe.conversations, said["tokens"], said["prompts"], strict=True):
-        different += tokens != (one["ids"] if one["again"] is None else one["again"]) or one["kind"] == OTHER
+    differences = [difference_of(one, other) for one, other in zip(outputs, expected.outputs, strict=True)]
+    share = share_of(outputs, expected, LEAST * saved.tolerance)
+    joined = prompts = 0
+    different: list[str] = []
+    for one, tokens, text, prompt in zip(
+        probe.conversations, said["tokens"], said["texts"], said["prompts"], strict=True
+    ):
+        if tokens != (one["ids"] if one["again"] is None else one["again"]) or one["kind"] == OTHER:
+            different.append(f"{one['place']}: {parting(one, tokens, text)}")
         joined += one["kind"] not in (SAME, OTHER)
         prompts += one["kind"] == SAME and prompt is not None and prompt != one["ids"][: one["prompt"]]
     return Verification(
         folder=str(saved.folder),
         max_logit_difference=max(differences, default=0.0),
-        largest_logit=max(largest, default=0.0),
+        largest_logit=max(map(largest_of, expected.outputs), default=0.0),
         tolerance=saved.tolerance,
-        rows=len(expected),
+        share_of_training=None if share is None else share.found,
+        share_uncertain=None if share is None else share.uncertain,
+        has_base=bool(expected.bases),
+        rows=sum(bool(one.numel()) for one in expected.outputs),
         conversations=len(probe.conversations),
         tokens_compared=sum(map(len, said["tokens"])),
-        rows_different=different,
+        rows_different=len(different),
+        first_difference=next(iter(different), ""),
         rows_joined=joined,
         prompts_different=prompts,
         left_out=probe.left_out,
     )
-
-
-def difference_of(outputs: Tensor, expected: Tensor) -> float:
-    """The largest difference of two outputs; infinite where one is not a number or the shapes differ."""
-    if outputs.shape != expected.shape:
-        return math.inf
-    largest = float((outputs - expected).abs().max())
-    return math.inf if math.isnan(largest) else largest

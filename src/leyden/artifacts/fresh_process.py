@@ -29,12 +29,15 @@ def load(saved: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     import transformers
 
     folder, loader = saved["folder"], getattr(transformers, saved["auto_class"])
+    own = {**options, "use_safetensors": True}  # anything else would be a pickle
     if saved["base"] is None:
-        whole: nn.Module = loader.from_pretrained(folder, dtype="auto", **options)
+        whole: nn.Module = loader.from_pretrained(folder, dtype="auto", **own)
         return whole.eval()
     from peft import PeftModel
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
-    own = dict(options)
+    if not (Path(folder) / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise FileNotFoundError(f"{folder} has no {SAFETENSORS_WEIGHTS_NAME}")
     if saved["revision"] is not None:
         own["revision"] = saved["revision"]
     if saved["head"]:
@@ -117,8 +120,10 @@ def answer(request: Mapping[str, Any], output: Path) -> Json:
         outputs = outputs_of(model, rows["rows"])
         save_file({str(n): one for n, one in enumerate(outputs)}, output / f"{saved['name']}.safetensors")
         tokenizer = transformers.AutoTokenizer.from_pretrained(saved["folder"], **options)
+        tokens = [tokens_of(tokenizer, one) for one in rows["conversations"]]
         found["models"][saved["name"]] = {
-            "tokens": [tokens_of(tokenizer, one) for one in rows["conversations"]],
+            "tokens": tokens,
+            "texts": [tokenizer.decode(ids) for ids in tokens],
             "prompts": [prompt_of(tokenizer, one) for one in rows["conversations"]],
         }
         del model

@@ -91,7 +91,7 @@ def load_predictor(
     model: nn.Module = base
     if run is not None and settings.lora is not None:
         with loading(checkpoint, "adapter"), without_bitsandbytes(base):
-            model = PeftModel.from_pretrained(base, str(_adapter(run)))
+            model = PeftModel.from_pretrained(base, str(adapter_folder(run)))
     model = model.to(device).eval()
     attention = choose_attention(model, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
@@ -109,8 +109,12 @@ def load_predictor(
     return Predictor(model, reference, tokenizer, make_collator(settings, tokenizer, model, attention))
 
 
-def _adapter(run: Path) -> Path:
-    """The folder of a run's adapter; the library would also read a pickle in its place."""
+def adapter_folder(run: Path) -> Path:
+    """The folder of a run's adapter; the library would also read a pickle in its place.
+
+    Raises:
+        ModelError: it holds no safetensors.
+    """
     folder = run / "model"
     if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
         raise ModelError(f"{folder} has no {SAFETENSORS_WEIGHTS_NAME}. Name a run that has finished.")

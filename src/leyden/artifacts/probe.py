@@ -6,13 +6,15 @@ It is kept in the run folder, so that a model that is exported later can be held
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from leyden.artifacts.fresh_process import prompt_of, tokens_of
 from leyden.backbone.compiled import uncompiled
 from leyden.backbone.heads import head_outputs
-from leyden.backbone.reference import evaluation_mode
+from leyden.backbone.reference import adapter_off, evaluation_mode
 from leyden.backbone.scoring import base_model, target_logits
 from leyden.data.collator import Collator
 from leyden.data.dataset import Sample, TreeDataset
@@ -36,6 +38,19 @@ LOOKED_AT = 64  # samples among which the rows are chosen
 CONVERSATIONS = 100  # training samples whose tokens are compared
 FILE, OUTPUTS = "rows.json", "outputs.safetensors"
 SAME, JOINED, OTHER = "same", "joined", "other"
+KEYS = {"messages", "text", "trained", "ids", "prompt", "place", "kind", "again"}  # of a conversation
+
+
+class Answers(NamedTuple):
+    """What a model says of some rows.
+
+    Attributes:
+        outputs: of each row: [P, V] or [1, K], float32.
+        bases: the same with its adapter switched off; empty without an adapter.
+    """
+
+    outputs: list[Tensor]
+    bases: list[Tensor]
 
 
 @dataclass
@@ -44,31 +59,47 @@ class Probe:
 
     Attributes:
         rows: as `fresh_process.outputs_of` takes them.
-        outputs: what the model says of each: [P, V] or [1, K], float32.
-        conversations: `messages` or `text`; `ids`, the tokens of the training; `prompt`, how many of them stand before
-            the last answer; `kind`, whether the run's own template and tokenizer give the same tokens, others for the
-            same text, or another text; `again`, the tokens that they give.
+        answers: what the model says of each.
+        conversations: `messages` or `text`; `ids`, the tokens of the training; `trained`, the text that they are, where
+            there are messages; `prompt`, how many of the tokens stand before the last answer; `place`, where the row
+            stands in its table; `kind`, whether the run's own template and tokenizer give the same tokens, others for
+            the same text, or another text; `again`, the tokens that they give.
         left_out: conversations that no template can write, by the reason.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
+    answers: Answers = field(default_factory=lambda: Answers([], []))
     conversations: list[dict[str, Any]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write `rows.json` and `outputs.safetensors`."""
-        folder.mkdir(exist_ok=True)
+        """Write `rows.json` and `outputs.safetensors`; the folder gets its name once they are whole."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         content = {"rows": self.rows, "conversations": self.conversations, "left_out": self.left_out}
-        (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        save_file({str(n): one for n, one in enumerate(self.outputs)}, folder / OUTPUTS)
+        (partial / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        named = {f"{name}.{n}": one for name, each in self.answers._asdict().items() for n, one in enumerate(each)}
+        save_file(named, partial / OUTPUTS)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
 
     @staticmethod
     def load(folder: Path) -> Probe:
-        """Read what `save` has written."""
+        """Read what `save` has written.
+
+        Raises:
+            Exception: it is not there, or damaged; of the readers' own kinds.
+        """
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        outputs = load_file(folder / OUTPUTS)
-        return Probe(outputs=[outputs[str(n)] for n in range(len(outputs))], **content)
+        found = load_file(folder / OUTPUTS)
+        outputs = [found[f"outputs.{n}"] for n in range(len(content["rows"]))]
+        bases = [found[f"bases.{n}"] for n in range(len(found) - len(outputs))]
+        if len(bases) not in (0, len(outputs)):
+            raise ValueError(f"{len(bases)} outputs of the base, and {len(outputs)} of the model")
+        if missing := [key for one in content["conversations"] for key in sorted(KEYS - one.keys())]:
+            raise ValueError(f"a conversation without {missing[0]}")
+        return Probe(answers=Answers(outputs, bases), **content)
 
 
 @dataclass(frozen=True)
@@ -97,7 +128,11 @@ class Prober:
             for sample in samples:
                 for row, output in self._asked(sample, collator):
                     found.rows.append(row)
-                    found.outputs.append(output.cpu().contiguous())
+                    found.answers.outputs.append(output.cpu().contiguous())
+            if isinstance(self.model, PeftModel):
+                with adapter_off(self.model):
+                    asked = (output for sample in samples for _, output in self._asked(sample, collator))
+                    found.answers.bases.extend(output.cpu().contiguous() for output in asked)
         self._write_out(train, found)
         return found
 
@@ -139,8 +174,9 @@ class Prober:
                 elif any(name in text for text in texts for name in control):
                     left_out["with the name of a control token in a text"] += 1
                 else:
+                    place = trees.part.source.table.places([trees.part.samples[sample][-1]])
                     for one in self._written(trees, sample, conversation):
-                        self._add(one, found, left_out)
+                        self._add({**one, "place": place}, found, left_out)
         finally:
             self.tokenizer.chat_template = before
         found.left_out = dict(left_out)
@@ -150,7 +186,8 @@ class Prober:
         last, history = conversation.turns[-1], conversation.history
         if trees.pieces is not None or not last.answers:
             ids = [*history, *(last.answers[0] if last.answers else [])]
-            yield {"messages": None, "text": self.tokenizer.decode(ids), "ids": ids, "prompt": len(history)}
+            text = self.tokenizer.decode(ids)
+            yield {"messages": None, "text": text, "trained": None, "ids": ids, "prompt": len(history)}
             return
         closing = trees.template.layout(len(conversation.turns), system=bool(conversation.system)).closing
         for role, answer in zip(("answer", "rejected"), last.answers, strict=False):
@@ -162,7 +199,9 @@ class Prober:
                 for name, text in _texts(trees, sample, role)
                 if name != "system" or conversation.system
             ]
-            yield {"messages": messages, "text": None, "ids": [*start, *answer, *closing], "prompt": len(start)}
+            ids = [*start, *answer, *closing]
+            trained = self.tokenizer.decode(ids)
+            yield {"messages": messages, "text": None, "trained": trained, "ids": ids, "prompt": len(start)}
 
     def _add(self, one: dict[str, Any], found: Probe, left_out: Counter[str]) -> None:
         try:

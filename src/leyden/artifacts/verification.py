@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +18,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from leyden.artifacts import fresh_process
 from leyden.artifacts.comparison import Saved, Verification, compare
 from leyden.artifacts.folder import RunFolder
-from leyden.artifacts.probe import FILE, Probe, Prober
+from leyden.artifacts.probe import FILE, Answers, Probe, Prober
+from leyden.artifacts.summary import argument
 from leyden.backbone.load import Chosen, weight_type
 from leyden.backbone.lora import base_location
 from leyden.backbone.quantization import KINDS, quantization_config
@@ -65,22 +67,27 @@ def verify_run(run: Run, material: Material, settings: Settings, folder: RunFold
         folder: of the run, where what was asked is kept for later exports.
 
     Returns:
-        What was found, with all `faults`, as `manifest.json` keeps it; empty where the setting is off.
+        What was found, with all `faults`, as `manifest.json` keeps it; empty where the setting is off. A check that
+        could not be made is a fault too, and `checked` is false then.
     """
     if not settings.checkpoint.verify or settings.checkpoint.policy == "disable":
         return {}
     clock = time.perf_counter()
     backbone, attention = run.module.backbone, run.attention
-    collator = make_collator(settings, material.tokenizer, backbone, attention)
-    prober = Prober(backbone, collator, material.problem, material.tokenizer, material.template.jinja)
-    prober.probe(material.train.trees, material.validation.trees).save(folder.path / FOLDER)
     place = base_location(backbone)
     revision = settings.backbone.revision if place == material.checkpoint.location else None
     saved = saved_run(folder.model, settings, material.problem, run.dtype, base=place, revision=revision)
     library = attention.implementation if attention.engine == "padded" else None
     device = str(base_model(backbone).device)
     conditions = Conditions(settings.backbone.trust_remote_code, library, device)
-    found = verified([saved], folder.path / FOLDER, conditions)
+    try:
+        collator = make_collator(settings, material.tokenizer, backbone, attention)
+        prober = Prober(backbone, collator, material.problem, material.tokenizer, material.template.jinja)
+        prober.probe(material.train.trees, material.validation.trees).save(folder.path / FOLDER)
+    except Exception as error:  # noqa: BLE001  the run is saved, and is told to be, whatever the check runs into
+        found = _unchecked([saved], folder.path, error)
+    else:
+        found = verified([saved], folder.path / FOLDER, conditions)
     run.seconds["verify the model"] = time.perf_counter() - clock
     return found[saved.name]
 
@@ -117,27 +124,27 @@ def verified(
     saved: Sequence[Saved],
     probe: Path,
     conditions: Conditions,
-    expected: Mapping[str, Sequence[Tensor]] | None = None,
+    expected: Mapping[str, Answers] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Verify models and say what was found; return a record of each, with its faults.
 
     Args:
         saved: the models.
-        probe: folder of the probe.
+        probe: folder of the probe, in that of the run.
         conditions: of the fresh process.
-        expected: outputs to compare with in place of the probe's, by the name of the model.
+        expected: what to compare with in place of the probe's answers, by the name of the model.
     """
     try:
         found = verify(saved, probe, conditions, expected or {})
-    except ExportError as error:
-        return {one.name: {"folder": str(one.folder), "faults": list(error.faults)} for one in saved}
+    except Exception as error:  # noqa: BLE001  a check that could not be made is told as such, whatever the reason
+        return _unchecked(saved, probe.parent, error)
     for line in [line for one in found.values() for line in one.sentences()]:
         log.info("%s", line)
-    return {name: {**asdict(one), "faults": one.faults()} for name, one in found.items()}
+    return {name: {**asdict(one), "checked": True, "faults": one.faults()} for name, one in found.items()}
 
 
 def verify(
-    saved: Sequence[Saved], probe: Path, conditions: Conditions, expected: Mapping[str, Sequence[Tensor]]
+    saved: Sequence[Saved], probe: Path, conditions: Conditions, expected: Mapping[str, Answers]
 ) -> dict[str, Verification]:
     """Load models in one fresh process and compare what they say with a probe.
 
@@ -148,7 +155,7 @@ def verify(
         expected: as for `verified`.
 
     Raises:
-        ExportError: a model cannot be loaded in a fresh process.
+        ExportError: the fresh process did not come to its end.
     """
     request = {
         "models": [one.request() for one in saved],
@@ -158,7 +165,7 @@ def verify(
     }
     known = Probe.load(probe)
     with TemporaryDirectory(prefix="leyden-") as scratch:
-        outcome = _answer(request, Path(scratch), [str(one.folder) for one in saved])
+        outcome = _answer(request, Path(scratch))
         found = {one.name: load_file(Path(scratch) / f"{one.name}.safetensors") for one in saved}
     if outcome["leyden"]:
         raise ExportError(f"The fresh process has loaded {', '.join(outcome['leyden'])}: it proves nothing.")
@@ -166,11 +173,11 @@ def verify(
     for one in saved:
         outputs = [found[one.name][str(n)] for n in range(len(known.rows))]
         said = outcome["models"][one.name]
-        compared[one.name] = compare(one, known, expected.get(one.name, known.outputs), outputs, said)
+        compared[one.name] = compare(one, known, expected.get(one.name, known.answers), outputs, said)
     return compared
 
 
-def _answer(request: Mapping[str, Any], scratch: Path, folders: Sequence[str]) -> dict[str, Any]:
+def _answer(request: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
     """What the fresh process found out.
 
     Raises:
@@ -188,17 +195,34 @@ def _answer(request: Mapping[str, Any], scratch: Path, folders: Sequence[str]) -
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise ExportError(_failed(folders, f"it was not done after {TIMEOUT_S} s")) from error
+        raise ExportError(f"it was not done after {TIMEOUT_S} s") from error
     if done.returncode:
         log.info("The fresh process said:\n%s", done.stderr)
-        lines = done.stderr.strip().splitlines()
-        raise ExportError(_failed(folders, lines[-1] if lines else f"it ended with code {done.returncode}"))
+        raise ExportError(_end_of(done))
     answer: dict[str, Any] = json.loads((scratch / "outcome.json").read_text(encoding="utf-8"))
     return answer
 
 
-def _failed(folders: Sequence[str], why: str) -> str:
-    return (
-        f"{' and '.join(folders)} could not be checked in a fresh process ({why.rstrip('.')}). The folder is kept for "
-        "inspection."
+def _end_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Why a process failed, in one line."""
+    if done.returncode == -signal.SIGKILL:
+        return "it was killed, as the system does it where memory is short"
+    if done.returncode < 0:
+        return f"it ended with {signal.Signals(-done.returncode).name}"
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"it ended with code {done.returncode}"
+
+
+def _unchecked(saved: Sequence[Saved], run: Path, error: Exception) -> dict[str, dict[str, Any]]:
+    """Records of models of which nothing is known, and what to do about it."""
+    why = str(error)
+    if not isinstance(error, ExportError):
+        log.info("%s", "".join(traceback.format_exception(error)).rstrip())
+        why = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['nothing more is known'])[0]}"
+    folders = " and ".join(str(one.folder) for one in saved)
+    fault = (
+        f"{folders} could not be checked in a fresh process ({why.rstrip('.')}). Whether this is what was trained is "
+        "not known. The folder is kept; check it again with "
+        f"`python -m leyden.export {argument('run', str(run))}`. checkpoint.verify=false trains without the check."
     )
+    return {one.name: {"folder": str(one.folder), "checked": False, "faults": [fault]} for one in saved}

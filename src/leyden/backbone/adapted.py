@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class Adapted(NamedTuple):
@@ -61,6 +62,7 @@ class _Step(torch.autograd.Function):
         )
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         count, saved = len(slopes), ctx.saved_tensors
         weights, downs, ups, inners = (saved[place : place + count] for place in range(0, 4 * count, count))

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
 _PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
@@ -51,6 +52,7 @@ class _Step(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor]:
         (slope,) = upstream
         gate, up = ctx.saved_tensors

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from leyden.backbone.adapters import base_sums, named_config
 from leyden.backbone.exchange import exchange_parts
 from leyden.backbone.freezing import chosen
-from leyden.backbone.fused_lora import fuse, group
+from leyden.backbone.fused_lora import compute_together, fuse
 from leyden.backbone.names import HEAD_MODULES, canonical_names
 from leyden.backbone.quantization import is_quantised, without_bitsandbytes
 from leyden.settings.errors import ModelError
@@ -76,7 +76,7 @@ def _with_lora(model: PreTrainedModel, settings: Lora, task: str) -> PeftModel:
     exchange_parts(model)
     fuse(config, model)
     adapted = _adapted(model, config)
-    group(adapted)
+    compute_together(adapted)
     for names in by_hand:
         first, *others = (_copy(adapted, name) for name in names)
         for other in others:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 # Bytes of the logits of one chunk, in float32: larger ones fall out of the caches of a CPU, smaller ones keep a GPU
@@ -153,6 +154,7 @@ class _Scores(torch.autograd.Function):
         return (chosen - largest - total)[:, 0].float()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (factors,) = upstream
         if not ctx.trains:

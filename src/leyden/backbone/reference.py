@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -147,6 +148,15 @@ def _content(value: object, known: dict[tuple[int, torch.Size, torch.dtype], str
 def _written(value: object) -> object:
     """What JSON has no word for: the names in a set have no order of their own."""
     return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
+
+
+@contextmanager
+def adapter_off(model: PeftModel) -> Iterator[None]:
+    """Switch the adapter off, and on again; biases that were trained beside it stay as they are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")
+        with model.disable_adapter():
+            yield
 
 
 @contextmanager

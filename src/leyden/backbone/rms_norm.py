@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class FusedRMSNorm(nn.Module):
@@ -48,6 +49,7 @@ class _Step(torch.autograd.Function):
         return (x * scale).mul_(weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = upstream
         x, weight, scale = ctx.saved_tensors

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -80,6 +81,7 @@ class _Runs(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = upstream
         query, key, value, output, *sums = ctx.saved_tensors

@@ -31,6 +31,7 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     "qwen2": _GROUPED,
     "qwen3": _GROUPED,
     "mistral": _GROUPED,
+    "olmo2": _GROUPED,
     "gemma": _GROUPED,
     "gemma2": {**_GROUPED, "query_pre_attn_scalar": 16},
     "gemma3_text": {

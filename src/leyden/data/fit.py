@@ -65,14 +65,14 @@ class Stops:
         if ids[-1] == self._end_id:
             return True
         tail = [int(token) for token in ids[-self._reach :]]
-        if self._closing and tuple(tail[-len(self._closing) :]) == self._closing:
-            return self._closes
+        if self._closes and tuple(tail[-len(self._closing) :]) == self._closing:
+            return True
         return self._completes(tail)
 
     @cached_property
     def _reach(self) -> int:
-        """How many of the last tokens decide."""
-        return max(self._window, len(self._closing))
+        """How many of the last tokens decide: a string may end before what closes an answer, if that is white space."""
+        return self._window + len(self._closing)
 
     @cached_property
     def _closing(self) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ class Stops:
 
     @cached_property
     def _closes(self) -> bool:
-        return self._completes(self._closing)
+        return bool(self._closing) and self._completes(self._closing)
 
     @cached_property
     def _window(self) -> int:
@@ -95,7 +95,7 @@ class Stops:
     def _completes(self, ids: Sequence[int]) -> bool:
         if not self.strings:
             return False
-        text = str(self.tokenizer.decode(list(ids[-self._window :]), skip_special_tokens=False)).rstrip()
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False)).rstrip()
         return text.endswith(self.strings)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from leyden.data.dates import FIXED, with_fixed_date
 from leyden.data.marks import split_at_texts, trimmed_ends
 from leyden.data.tokenization import encode
 from leyden.settings.data_groups import Dataset
@@ -128,6 +129,7 @@ class ChatTemplate:
     The template is rendered with a mark in place of each text; what stands between the marks becomes the frames. So
     text of a table is never read as a control token, and every prefix of a conversation keeps its tokens. White space
     that the template trims from the ends of texts must be trimmed before they are tokenised: `as_written` does it.
+    A template that asks for the date gets a fixed one, which stays with the tokenizer.
 
     Raises:
         ConfigError: the tokenizer has no chat template.
@@ -141,6 +143,9 @@ class ChatTemplate:
                 "choose an instruction-tuned backbone."
             )
         self._tokenizer = tokenizer
+        self.has_date = (fixed := with_fixed_date(self.jinja)) != self.jinja
+        if self.has_date:
+            tokenizer.chat_template = fixed
         added = tokenizer.added_tokens_decoder.items()
         self._special = {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
         self._layouts: dict[tuple[int, bool], Layout] = {}
@@ -221,6 +226,10 @@ def make_template(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Templ
     template = ChatTemplate(tokenizer)
     if dataset.system_column is not None:
         template.layout(1, system=True)
+    if template.has_date:
+        log.info(
+            "dataset.chat_template: the tokenizer's template writes today's date. It writes %s now, every day.", FIXED
+        )
     if template.trimmed_roles:
         log.info(
             "dataset.chat_template: the tokenizer's template leaves out white space at the ends of %s texts, so it is "

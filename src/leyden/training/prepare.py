@@ -32,7 +32,7 @@ from leyden.training.gates import Counts, counts_of, oddities
 from leyden.training.memory import check_budget
 from leyden.training.optimizer import optimizer_factory
 from leyden.training.problems import make_metrics, make_problem
-from leyden.training.reading import make_limits, make_tokenizer
+from leyden.training.reading import check_readout, make_limits, make_tokenizer
 from leyden.training.scheduling import check_schedule
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,8 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
         trees = TreeDataset(part, tokens[id(part.source)][0], template, problem.build_tree, limits)
         fit, found = measured(trees, name, tables, settings, problem, stops)
         check_fit(trees, fit, name)
+        if problem.head.outputs is not None and name == "train":
+            check_readout(trees, tokenizer)
         parts[name], cached = Prepared(trees, fit), cached and found
     seconds["count tokens" + (FOUND if cached else "")] = time.perf_counter() - clock
     warnings = [warning for source in sources.values() for warning in source.warnings]

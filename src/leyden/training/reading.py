@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leyden.backbone.checkpoint import Checkpoint, load_tokenizer
 from leyden.backbone.generate import pad_id
-from leyden.data.dataset import Limits
+from leyden.data.dataset import Limits, TreeDataset
 from leyden.data.detection import Purpose
 from leyden.data.sources import detected
 from leyden.problem.base import Problem
@@ -84,3 +84,26 @@ def make_limits(
         start_id=next(token for token in starts if token is not None),
         whole_documents=known and plain and settings.problem.scores == "tokens" and not apart,
     )
+
+
+def check_readout(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse samples of a head that end with the token of the padding.
+
+    A head is read at the last token of a sample. The library's classes read it at the last one that is no padding, by
+    its id: with the saved model they would read such a sample one token too early.
+
+    Args:
+        trees: of the training part; all samples end alike.
+        tokenizer: of the run.
+
+    Raises:
+        ConfigError: the first sample ends so.
+    """
+    padding, tokens = pad_id(tokenizer), trees[0].tree.tokens if len(trees) else []
+    if len(tokens) and int(tokens[-1]) == padding:
+        name = tokenizer.convert_ids_to_tokens(padding)
+        raise ConfigError(
+            f"dataset.add_eos_token_to_prompt: samples end with {name!r}, which is the padding of this tokenizer too. "
+            "The saved model would be read one token too early. Set dataset.add_eos_token_to_prompt=false, or give "
+            "the padding a token of its own, such as tokenizer.tokenizer_kwargs={pad_token: '<unk>'}."
+        )
