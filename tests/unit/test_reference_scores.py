@@ -333,9 +333,8 @@ def test_the_jobs_of_a_sweep_share_their_reference(run_here: RunCli, tmp_path: P
     command = [
         "train.py", "-m", "backbone=tiny", "dataset=table", f"dataset.train_dataframe={table}",
         "dataset.prompt_column=p", "dataset.answer_column=a", "dataset.validation_size=0.4", *OWN, "trainer.epochs=1",
-        "experiment_name=sweep",
-            "checkpoint.verify=false",
-        "output_directory=.", "generation.max_length_inference=2", "problem.loss.beta=0.1,0.4", "trainer=cpu", "checkpoint.verify=false",
+        "experiment_name=sweep", "checkpoint.verify=false",
+        "output_directory=.", "generation.max_length_inference=2", "problem.loss.beta=0.1,0.4", "trainer=cpu",
     ]  # fmt: skip
     done = run_here(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -5,12 +5,17 @@ This file runs on its own, with torch, transformers and peft; in its process no 
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and sys.platform == "linux":  # PR_SET_PDEATHSIG: who waits for the answer may be killed
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 import torch
 from torch import Tensor, nn
