@@ -82,5 +82,5 @@ def parting(one: Mapping[str, Any], tokens: Sequence[int], text: str) -> str:
         ours, theirs = (show(each[start : start + QUOTED]) for each in (text, trained))
         return f"from character {start + 1} on {ours} stands where {theirs} was trained"
     start = len(os.path.commonprefix([list(tokens), list(one["ids"])]))
-    ours, theirs = (each[start : start + 1] for each in (list(tokens), list(one["ids"])))
-    return f"the text is the same, and token {start + 1} is {ours} where {theirs} was trained"
+    found, expected = (each[start : start + 1] for each in (list(tokens), list(one["ids"])))
+    return f"the text is the same, and token {start + 1} is {found} where {expected} was trained"

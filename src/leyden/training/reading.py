@@ -99,8 +99,8 @@ def check_readout(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase) -> Non
     Raises:
         ConfigError: the first sample ends so.
     """
-    padding, tokens = pad_id(tokenizer), trees[0].tree.tokens if len(trees) else []
-    if len(tokens) and int(tokens[-1]) == padding:
+    padding = pad_id(tokenizer)
+    if len(trees) and int(trees[0].tree.tokens[-1]) == padding:
         name = tokenizer.convert_ids_to_tokens(padding)
         raise ConfigError(
             f"dataset.add_eos_token_to_prompt: samples end with {name!r}, which is the padding of this tokenizer too. "
