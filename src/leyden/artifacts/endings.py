@@ -1,8 +1,10 @@
-"""A run that ends before its time: what a disk that takes no more means, and where to go on from."""
+"""How a run has ended: what was wrong with it, where to go on from, what a disk that takes no more means."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,8 @@ from pathlib import Path
 
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.summary import argument
-from leyden.settings.errors import LeydenError, TrainingError
+from leyden.settings.errors import ExportError, LeydenError, MetricError, TrainingError
+from leyden.settings.schema import Settings
 from leyden.training.devices import is_later_rank
 from leyden.training.disk import refusal
 from leyden.training.saved_states import PATTERN
@@ -56,3 +59,30 @@ def where_to_go_on(folder: RunFolder) -> Iterator[None]:
                 newest.name, argument("resume", str(folder.path)),
             )  # fmt: skip
         raise
+
+
+def raise_faults(folder: RunFolder) -> None:
+    """Raise what was wrong with a run that has come to its end, as its manifest keeps it.
+
+    Raises:
+        ExportError: the saved model is not what was trained; what metrics said is added.
+        MetricError: a metric has failed in an evaluation after training had begun.
+    """
+    faults = json.loads((folder.path / "manifest.json").read_text(encoding="utf-8")).get("faults") or {}
+    if faults.get("export"):
+        raise ExportError([*faults["export"], *faults["metrics"]])
+    if faults.get("metrics"):
+        raise MetricError(faults["metrics"])
+
+
+def kept_metric(folder: RunFolder, settings: Settings) -> float | None:
+    """The first metric of the weights that a finished run keeps; None if its results cannot be read."""
+    path = folder.path / "results.json"
+    try:
+        results = json.loads(path.read_bytes())
+        kept = results[settings.checkpoint.kept] or results["final"]
+        value = kept[f"validation/{next(iter(settings.metric))}"]
+        return math.nan if value is None else float(value)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        log.warning("%s is damaged (%s: %s).", path, type(error).__name__, error)
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -20,7 +19,7 @@ import yaml
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.continuation import changed, note, reopen
-from leyden.artifacts.endings import disk_errors, where_to_go_on
+from leyden.artifacts.endings import disk_errors, kept_metric, raise_faults, where_to_go_on
 from leyden.artifacts.export import check_disk, save_model
 from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder, status_of
 from leyden.artifacts.lock import locked
@@ -35,7 +34,6 @@ from leyden.artifacts.verification import verify_run
 from leyden.artifacts.workers import run_workers
 from leyden.data.dataset import TreeDataset
 from leyden.settings.command import typed_overrides
-from leyden.settings.errors import ExportError, MetricError
 from leyden.settings.read import dump
 from leyden.settings.resuming import CONFIG
 from leyden.settings.schema import Settings
@@ -188,33 +186,6 @@ def finish_job(  # noqa: PLR0913, PLR0917
     print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
     raise_faults(folder)
     return value
-
-
-def raise_faults(folder: RunFolder) -> None:
-    """Raise what was wrong with a run that has come to its end, as its manifest keeps it.
-
-    Raises:
-        ExportError: the saved model is not what was trained; what metrics said is added.
-        MetricError: a metric has failed in an evaluation after training had begun.
-    """
-    faults = json.loads((folder.path / "manifest.json").read_text(encoding="utf-8")).get("faults") or {}
-    if faults.get("export"):
-        raise ExportError([*faults["export"], *faults["metrics"]])
-    if faults.get("metrics"):
-        raise MetricError(faults["metrics"])
-
-
-def kept_metric(folder: RunFolder, settings: Settings) -> float | None:
-    """The first metric of the weights that a finished run keeps; None if its results cannot be read."""
-    path = folder.path / "results.json"
-    try:
-        results = json.loads(path.read_bytes())
-        kept = results[settings.checkpoint.kept] or results["final"]
-        value = kept[f"validation/{next(iter(settings.metric))}"]
-        return math.nan if value is None else float(value)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        log.warning("%s is damaged (%s: %s).", path, type(error).__name__, error)
-        return None
 
 
 def _write_manifest(  # noqa: PLR0913, PLR0917
