@@ -6,16 +6,19 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from leyden.artifacts.folder import RunFolder
+from leyden.artifacts.continuation import changed
+from leyden.artifacts.folder import DONE, FAILED, RunFolder, status_of
 from leyden.artifacts.summary import argument
 from leyden.settings.errors import ExportError, LeydenError, MetricError, TrainingError
 from leyden.settings.schema import Settings
 from leyden.training.devices import is_later_rank
 from leyden.training.disk import refusal
+from leyden.training.outcome import Run
 from leyden.training.saved_states import PATTERN
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,30 @@ def where_to_go_on(folder: RunFolder) -> Iterator[None]:
                 newest.name, argument("resume", str(folder.path)),
             )  # fmt: skip
         raise
+
+
+def finished_metric(folder: RunFolder, settings: Settings) -> float | None:
+    """The first metric of a run that has come to its end and that nothing was changed in since; None of another one.
+
+    Raises:
+        LeydenError: what was wrong with it in the end.
+    """
+    if status_of(folder.path) not in (DONE, FAILED) or changed(folder, settings):
+        return None
+    metric = kept_metric(folder, settings)
+    if metric is not None:
+        raise_faults(folder)
+        log.info("%s is finished, and nothing has changed: there is nothing to do.", folder.path)
+    return metric
+
+
+def faults_of(run: Run, verdict: Mapping[str, Any], folder: RunFolder) -> dict[str, list[str]]:
+    """What is wrong with a run that has come to its end: with the saved model, and with metrics."""
+    metrics = [
+        f"validation/{name} is NaN in {times} evaluations, the rest is saved in {folder.path}. Last: {error}"
+        for name, (times, error) in run.module.failures.items()
+    ]
+    return {"export": list(verdict.get("faults", [])), "metrics": metrics}
 
 
 def raise_faults(folder: RunFolder) -> None:

@@ -18,10 +18,17 @@ from typing import Any
 import yaml
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
-from leyden.artifacts.continuation import changed, note, reopen
-from leyden.artifacts.endings import disk_errors, kept_metric, raise_faults, where_to_go_on
+from leyden.artifacts.continuation import note, reopen
+from leyden.artifacts.endings import (
+    disk_errors,
+    faults_of,
+    finished_metric,
+    kept_metric,
+    raise_faults,
+    where_to_go_on,
+)
 from leyden.artifacts.export import check_disk, save_model
-from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder, status_of
+from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder
 from leyden.artifacts.lock import locked
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
@@ -68,9 +75,7 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
     others, interrupts = meeting(), Interrupts()
-    requested_seed = settings.seed
-    if settings.seed == -1:
-        settings = settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
+    requested_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
     goes_on = settings.resume is not None and (folder.path / CONFIG).exists()
     with (
@@ -82,10 +87,7 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         start: list[SavedState] = []
         if goes_on:
             stack.enter_context(locked(folder.path))
-            done = status_of(folder.path) in (DONE, FAILED) and not changed(folder, settings)
-            if done and (metric := kept_metric(folder, settings)) is not None:
-                raise_faults(folder)
-                log.info("%s is finished, and nothing has changed: there is nothing to do.", folder.path)
+            if (metric := finished_metric(folder, settings)) is not None:
                 return metric
             start = reopen(folder, settings)
         settings = find_columns(settings)
@@ -109,6 +111,13 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
                 metric = kept_metric(folder, settings)
                 return math.nan if metric is None else metric
             return finish_job(settings, material, folder, requested_seed, interrupts, start)
+
+
+def with_seed(settings: Settings) -> Settings:
+    """The settings with a number drawn for a seed of -1."""
+    if settings.seed != -1:
+        return settings
+    return settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
 
 
 @contextmanager
@@ -148,11 +157,8 @@ def finish_job(  # noqa: PLR0913, PLR0917
     clock, verdict = time.perf_counter(), dict[str, Any]()
     announce(material)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
-    with (
-        running(trackers, {**dump(settings), "resume": None}),
-        where_to_go_on(folder),
-        disk_errors(folder.path),
-    ):
+    config = {**dump(settings), "resume": None}
+    with running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
         export = partial(_export, material, settings)
         run = fit(settings, material, loggers, folder.path, export, interrupts=interrupts, start=start)
@@ -168,24 +174,14 @@ def finish_job(  # noqa: PLR0913, PLR0917
             write(SAVED)
             save_predictions(run, material, settings, folder)
             verdict = verify_run(run, material, settings, folder)
-    value = run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
-    if is_later_rank():  # rank 0 says what was wrong, once it has written everything
-        return value
-    faults = {
-        "export": verdict.get("faults", []),
-        "metrics": [
-            f"validation/{name} is NaN in {times} evaluations, the rest is saved in {folder.path}. Last: {error}"
-            for name, (times, error) in run.module.failures.items()
-        ],
-    }
-    run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
-    write(
-        FAILED if any(faults.values()) else DONE,
-        faults=faults, trackers={one.kind: one.state for one in trackers}, export=verdict or None,
-    )  # fmt: skip
-    print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
-    raise_faults(folder)
-    return value
+    if not is_later_rank():  # rank 0 says what was wrong, once it has written everything
+        run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
+        faults = faults_of(run, verdict, folder)
+        more = {"faults": faults, "trackers": {one.kind: one.state for one in trackers}, "export": verdict or None}
+        write(FAILED if any(faults.values()) else DONE, **more)
+        print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
+        raise_faults(folder)
+    return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 
 
 def _write_manifest(  # noqa: PLR0913, PLR0917

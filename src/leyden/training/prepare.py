@@ -111,9 +111,8 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
         trees = TreeDataset(part, tokens[id(part.source)][0], template, problem.build_tree, limits)
         fit, found = measured(trees, name, tables, settings, problem, stops)
         check_fit(trees, fit, name)
-        if problem.head.outputs is not None and name == "train":
-            check_readout(trees, tokenizer)
         parts[name], cached = Prepared(trees, fit), cached and found
+    check_readout(parts["train"].trees, tokenizer, problem)
     seconds["count tokens" + (FOUND if cached else "")] = time.perf_counter() - clock
     warnings = [warning for source in sources.values() for warning in source.warnings]
     warnings += [*tables.overlap.warnings, *added, *advice(settings, train), *oddities(parts, template)]

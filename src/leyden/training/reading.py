@@ -86,7 +86,7 @@ def make_limits(
     )
 
 
-def check_readout(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_readout(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> None:
     """Refuse samples of a head that end with the token of the padding.
 
     A head is read at the last token of a sample. The library's classes read it at the last one that is no padding, by
@@ -95,12 +95,13 @@ def check_readout(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase) -> Non
     Args:
         trees: of the training part; all samples end alike.
         tokenizer: of the run.
+        problem: of the run; without a head there is nothing to refuse.
 
     Raises:
         ConfigError: the first sample ends so.
     """
     padding = pad_id(tokenizer)
-    if len(trees) and int(trees[0].tree.tokens[-1]) == padding:
+    if problem.head.outputs is not None and len(trees) and int(trees[0].tree.tokens[-1]) == padding:
         name = tokenizer.convert_ids_to_tokens(padding)
         raise ConfigError(
             f"dataset.add_eos_token_to_prompt: samples end with {name!r}, which is the padding of this tokenizer too. "
