@@ -69,6 +69,17 @@ class Material:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+def check_classes(settings: Settings, problem: Problem, direction: str) -> None:
+    """Try out what the settings name by a path, before anything is read.
+
+    Raises:
+        ConfigError: optimizer, schedule, adapter or the limit of a pass do not go.
+    """
+    check_schedule(settings.schedule, optimizer_factory(settings.optimizer), direction)
+    check_adapter(settings.lora)
+    check_budget(settings, problem.loss)
+
+
 def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     """Read, check and tokenise everything a run needs besides its weights.
 
@@ -84,9 +95,7 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     check_device(settings)
     problem = make_problem(settings)
     metrics = make_metrics(settings, problem)
-    check_schedule(settings.schedule, optimizer_factory(settings.optimizer), metrics[0].direction)
-    check_adapter(settings.lora)
-    check_budget(settings, problem.loss)
+    check_classes(settings, problem, metrics[0].direction)
     clock = time.perf_counter()
     tables = read_tables(settings, problem)
     train, validation = tables.train, tables.validation
