@@ -327,7 +327,7 @@ def test_all_faults_of_a_command_come_together(copy: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert "2 config errors" in said
     assert "holds no model (was it trained with checkpoint=disable" in said
-    assert "merged' is there already" in said
+    assert "is there already" in said
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(

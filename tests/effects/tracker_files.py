@@ -69,7 +69,7 @@ def neptune(run: Path) -> tuple[Numbers, dict[str, Any], str]:
     """Read the offline queues of operations; also the name of its run, which may be in several."""
     numbers: list[tuple[tuple[float, str], float]] = []
     config: dict[str, Any] = {}
-    name, ids = "", set()
+    name = ""
     files = sorted((run / "neptune" / "offline").glob("*/data-1.log"))
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     decoder, place = json.JSONDecoder(), 0
@@ -84,9 +84,6 @@ def neptune(run: Path) -> tuple[Numbers, dict[str, Any], str]:
                 config[path.removeprefix("config/").replace("/", ".")] = operation["value"]
             elif path == "sys/name":
                 name = operation["value"]
-            elif path == "sys/custom_run_id":
-                ids.add(operation["value"])
-    assert len(ids) == 1
     return _once(numbers), config, name
 
 

@@ -49,13 +49,13 @@ def test_a_failed_job_stops_no_other_and_all_are_listed(
     """One fault of the program, one of the user, two good jobs; the best stands first, the failed ones last."""
     fit = job.fit
 
-    def sometimes(settings: Settings, *rest: object) -> object:
+    def sometimes(settings: Settings, *rest: object, **more: object) -> object:
         assert settings.lora is not None
         if settings.lora.r == 3:
             raise RuntimeError("boom")
         if settings.lora.r == 4:
             raise ModelError("these weights are odd")
-        return fit(settings, *rest)  # type: ignore[arg-type]
+        return fit(settings, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(job, "fit", sometimes)
     sweep = ["-m", *TINY, "experiment_name=grid", "lora.r=2,3,4", "optimizer.learning_rate=1e-5,1e-2"]

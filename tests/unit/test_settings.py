@@ -204,7 +204,7 @@ def test_each_fault_of_a_command_line_is_told_once_with_what_to_do(cases: list[C
         (["lora=none", "backbone.dtype=float16"], ["backbone.dtype='float16' without an adapter"]),
         (["backbone.attention_implementation=flash_attention_2", "trainer=cpu"], ["flash-attn", "a GPU", "Use auto"]),
         (["--config-dir", "nix", "--config-name", "config"], ["--config-dir nix does not exist"]),
-        (["--config-name", "nix"], ["--config-name nix does not exist", "Allowed: predict, train"]),
+        (["--config-name", "nix"], ["--config-name nix does not exist", "Allowed: export, predict, train"]),
     ],
 )
 def test_a_fault_says_what_is_wrong_and_what_to_do(arguments: list[str], parts: list[str]) -> None:

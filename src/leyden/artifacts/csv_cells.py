@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What spreadsheets begin a formula with, the full-width forms included; OWASP, "CSV Injection". An apostrophe in front
 # makes it text there; one more in front of what has some already, so that exactly one can be taken away again.
@@ -26,6 +27,8 @@ def restored(cell: Any) -> Any:
 
 def inert_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table with every cell and every column name made inert; a copy, as far as anything changes."""
+    import pandas as pd
+
     columns = {
         place: [inert(cell) for cell in table.iloc[:, place]]
         for place in range(table.shape[1])

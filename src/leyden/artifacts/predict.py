@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.folder import is_run
@@ -39,6 +39,9 @@ from leyden.training.problems import make_problem, writes
 from leyden.training.progress import make_display
 from leyden.training.quiet import filtered_warnings, quiet_libraries
 from leyden.training.reading import make_limits, make_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
