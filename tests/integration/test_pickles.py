@@ -40,7 +40,7 @@ def test_a_folder_of_pickles_is_refused_with_a_cure(tmp_path: Path) -> None:
         assert f"holds its weights in {other}, " in " ".join(checkpoint_faults(str(folder), "backbone.name"))
         (folder / other).unlink()
     file = planted(folder / name, mark)
-    said = rf"backbone\.name='.*' holds its weights in {name}, which can run any code.*save_pretrained"
+    said = rf"backbone\.name='.* holds its weights in {name}, which can run any code.*save_pretrained"
     with pytest.raises(ConfigError, match=said):
         settings_of(tmp_path, TABLE, f"backbone.name={folder}")
     with pytest.raises(ConfigError, match=r"is a \.\w+ file, which can run any code"):
