@@ -67,7 +67,8 @@ class Child:
         _, status, _ = os.wait4(self.pid, 0)
         seconds = time.monotonic() - self.begun
         left = self._left()
-        said = self.log.read_text(encoding="utf-8", errors="replace")
+        # a kill may come before the child has opened its log
+        said = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         self.end = End(os.waitstatus_to_exitcode(status), said, seconds, hung, left)
         return self.end
 
