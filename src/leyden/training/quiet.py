@@ -19,6 +19,7 @@ NOISE = (  # of Lightning: true, and of no use to whoever fine-tunes
     r".*Found .* module\(s\) in eval mode at the start of training.*",
     r".*Model has `tie_word_embeddings=True`.*",  # of an adapter that is loaded: its copies are equal
     r".*The \.grad attribute of a Tensor that is not a leaf Tensor.*",  # torch.compile, of its own look at a tensor
+    r".*It is recommended to use `self\.log\('validation/.*sync_dist=True.*",  # every process has the whole number
     r".*`is_gradient_checkpointing` is deprecated.*",  # peft 0.21 asks transformers 5.23 by the old name
 )
 
