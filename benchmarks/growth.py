@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from benchmarks.growth_data import measure
 from benchmarks.growth_report import END, START, panels, tables
 from benchmarks.growth_updates import Point, measure_apart, points_of_updates, points_of_vocabulary
 from benchmarks.machine import describe
-from benchmarks.options import ROOT, OptionError
+from benchmarks.options import ROOT, OptionError, split_words
 from benchmarks.plot import draw
 from benchmarks.report import put_into
 from benchmarks.rounds import say
@@ -58,13 +58,7 @@ def read_growth_options(words: Sequence[str]) -> GrowthOptions:
     Raises:
         OptionError: an unknown key, or a value that is not allowed, with what is.
     """
-    values: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        known = sorted(field.name for field in fields(GrowthOptions))
-        if not equals or key not in known:
-            raise OptionError(f"{word!r} is no option. Write KEY=VALUE with one of {', '.join(known)}.")
-        values[key] = _value(key, text)
+    values = {key: _value(key, text) for key, text in split_words(words, GrowthOptions).items()}
     options = replace(GrowthOptions(), **values)
     wrong = [part for part in options.part if part not in PARTS]
     if wrong:

@@ -53,14 +53,28 @@ def read_options(words: Sequence[str]) -> Options:
     Raises:
         OptionError: an unknown key, or a value that is not allowed, with what is.
     """
-    values: dict[str, Any] = {}
+    values = {key: _value(key, text) for key, text in split_words(words, Options).items()}
+    return checked(replace(Options(), **values))
+
+
+def split_words(words: Sequence[str], kind: type[Any]) -> dict[str, str]:
+    """`key=value` words as keys and values.
+
+    Args:
+        words: of a command line.
+        kind: the dataclass whose fields are the keys.
+
+    Raises:
+        OptionError: a word of another form, or a key that is none.
+    """
+    known = sorted(field.name for field in fields(kind))
+    found: dict[str, str] = {}
     for word in words:
         key, equals, text = word.partition("=")
-        known = {field.name for field in fields(Options)}
         if not equals or key not in known:
-            raise OptionError(f"{word!r} is no option. Write KEY=VALUE with one of {', '.join(sorted(known))}.")
-        values[key] = _value(key, text)
-    return checked(replace(Options(), **values))
+            raise OptionError(f"{word!r} is no option. Write KEY=VALUE with one of {', '.join(known)}.")
+        found[key] = text
+    return found
 
 
 def checked(options: Options) -> Options:

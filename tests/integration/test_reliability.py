@@ -47,7 +47,8 @@ def test_the_list_of_a_seed_holds_every_kind_in_its_share() -> None:
 
 @pytest.mark.parametrize("word", ["kills", "kill=3", "seed=x"])
 def test_options_that_are_none(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.reliability.options import OptionError, read_options
+    from benchmarks.options import OptionError
+    from tests.reliability.options import read_options
 
     with pytest.raises(OptionError, match=word.partition("=")[0]):
         read_options([word])

@@ -13,10 +13,13 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes: a process with threads of it cannot be forked
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from benchmarks.options import ROOT, OptionError
+from benchmarks.report import put_into
+from benchmarks.rounds import say
 from tests.reliability.faults import Fault, inject
 from tests.reliability.kills import Kills, kill_runs
-from tests.reliability.options import ROOT, OptionError, Options, read_options
-from tests.reliability.report import markdown, put_into
+from tests.reliability.options import Options, read_options
+from tests.reliability.report import MARKS, markdown
 from tests.reliability.runs import Bench
 from tests.reliability.soak import Soak, soak
 
@@ -35,7 +38,7 @@ def main(words: Sequence[str]) -> int:
     text = markdown(options, datetime.now(UTC).date().isoformat(), kills, soaks, faults)
     (options.output / "reliability.md").write_text(text, encoding="utf-8")
     if options.document:
-        put_into(ROOT / options.document, text)
+        put_into(ROOT / options.document, f"\n{text}\n", MARKS)
     print(text)
     wrong = [one.wrong for one in (*kills, *soaks, *faults) if one.wrong]
     for one in wrong:
@@ -58,11 +61,6 @@ def measure(options: Options, bench: Bench) -> tuple[list[Kills], list[Soak], li
         faults.append(fault)
     soaks = list(soak(bench, options.updates, options.seed)) if options.updates else []
     return kills, soaks, faults
-
-
-def say(text: str) -> None:
-    """On standard error, at once."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class OptionError(ValueError):
-    """A word of the command line that does not go."""
+from benchmarks.options import ROOT, OptionError, split_words
 
 
 @dataclass(frozen=True)
@@ -43,11 +39,7 @@ def read_options(words: Sequence[str]) -> Options:
         OptionError: an unknown key, or a value that is not allowed, with what is.
     """
     values: dict[str, object] = {}
-    known = [field.name for field in fields(Options)]
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or key not in known:
-            raise OptionError(f"{word!r} is no option. Write KEY=VALUE with one of {', '.join(known)}.")
+    for key, text in split_words(words, Options).items():
         if key in ("output", "document"):
             values[key] = Path(text).expanduser().absolute() if key == "output" else text
         elif text.lstrip("-").isdigit():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from tests.reliability.faults import Fault
 from tests.reliability.kills import Kills
 from tests.reliability.options import Options
 from tests.reliability.soak import Soak
 
-BEGIN, END = "<!-- figures -->", "<!-- end of the figures -->"
+MARKS = ("<!-- figures -->", "<!-- end of the figures -->")
 
 
 def markdown(
@@ -27,13 +26,6 @@ def markdown(
     if faults:
         parts += ["### Faults\n", *_faults(faults)]
     return "\n".join(parts)
-
-
-def put_into(page: Path, text: str) -> None:
-    """Replace what stands between the marks."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def _kills(kills: Sequence[Kills]) -> list[str]:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leyden.artifacts.folder import RunFolder, create_folder, created_folder, default_name, plan_folder, write_whole
+from leyden.artifacts.folder import RunFolder, create_folder, created_folder, default_name, plan_folder
 from leyden.artifacts.run_log import RunLog, say
+from leyden.artifacts.whole import write_whole
 from leyden.data.table import Note
 from leyden.settings.composition import compose_config
 from leyden.settings.errors import ConfigError

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from leyden.artifacts.folder import DONE, FAILED, RUNNING, SAVED, RunFolder, status_of, write_whole
+from leyden.artifacts.folder import DONE, FAILED, RUNNING, SAVED, RunFolder, status_of
 from leyden.artifacts.metrics_file import HEADER
+from leyden.artifacts.whole import write_whole
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import dump, saved_config
 from leyden.settings.resuming import CONFIG, differences, typed_in

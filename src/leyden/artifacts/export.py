@@ -61,7 +61,7 @@ def check_disk(settings: Settings, material: Material, folder: Path) -> None:
 def save_model(run: Run, material: Material, settings: Settings, folder: Path, results: Mapping[str, object]) -> None:
     """Write adapter or weights (safetensors), tokenizer, chat template, generation config and a model card."""
     backbone = run.module.backbone
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     if isinstance(backbone, PeftModel):
         with warnings.catch_warnings():
             # said of a vocabulary that has grown; that its embedding is saved too is what is wanted

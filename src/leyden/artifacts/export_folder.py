@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from leyden.artifacts.export import SPARE
+from leyden.artifacts.whole import whole_folder
 from leyden.settings.errors import ConfigError
 from leyden.training.disk import refusal
 
@@ -65,16 +66,10 @@ def check_room(model: PreTrainedModel, dtype: torch.dtype, output: Path) -> None
 @contextmanager
 def _written(output: Path) -> Iterator[Path]:
     """A folder to write in, which then gets its name."""
-    partial = output.with_name(f".{output.name}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        partial.rename(output)
+        with whole_folder(output, replace=False) as partial:
+            yield partial
     except Exception as error:  # the library of the weights raises errors of its own
         if not isinstance(error, OSError) and refusal(error) is None:
             raise
         raise ConfigError(f"output={str(output)!r} cannot be written: {error}. Name another folder.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from leyden.artifacts.lock import LOCK, locked, refuse_if_locked
+from leyden.artifacts.whole import write_whole
 from leyden.data.cache import flush
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import TINY, WHEEL
@@ -175,15 +176,6 @@ def _forget_beginnings(path: Path) -> None:
         number = other.name.rpartition("-")[2]
         if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc").is_dir():
             shutil.rmtree(other, ignore_errors=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it finds the old content or the new one, never a part; power may fail, too."""
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    flush(draft)
-    draft.replace(path)
-    flush(path.parent)
 
 
 def status_of(folder: Path) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,6 +37,7 @@ from leyden.artifacts.summary import summary
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
 from leyden.artifacts.verification import verify_run
+from leyden.artifacts.whole import whole_folder
 from leyden.artifacts.workers import run_workers
 from leyden.data.dataset import TreeDataset
 from leyden.settings.command import typed_overrides
@@ -198,11 +198,8 @@ def save_run(
     write_json(folder.path / "results.json", results)
     if settings.checkpoint.policy != "disable":
         clock = time.perf_counter()
-        partial_model = folder.path / ".model.partial"
-        shutil.rmtree(partial_model, ignore_errors=True)
-        save_model(run, material, settings, partial_model, results)
-        shutil.rmtree(folder.model, ignore_errors=True)  # of an earlier end of the same run
-        partial_model.rename(folder.model)
+        with whole_folder(folder.model) as partial_model:  # there may be one of an earlier end of the same run
+            save_model(run, material, settings, partial_model, results)
         run.seconds["save the model"] = time.perf_counter() - clock
 
 

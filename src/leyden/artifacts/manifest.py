@@ -22,7 +22,7 @@ import torch
 from leyden import __version__
 from leyden.artifacts.continuation import resumes
 from leyden.artifacts.effective import effective_values
-from leyden.artifacts.folder import write_whole
+from leyden.artifacts.whole import write_whole
 from leyden.backbone.lora import base_location
 from leyden.settings.schema import Settings
 from leyden.training.callbacks import Point, peak_memory_gib

@@ -6,7 +6,6 @@ It is kept in the run folder, so that a model that is exported later can be held
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from leyden.artifacts.fresh_process import prompt_of, tokens_of
+from leyden.artifacts.whole import whole_folder
 from leyden.backbone.compiled import uncompiled
 from leyden.backbone.heads import head_outputs
 from leyden.backbone.reference import adapter_off, evaluation_mode
@@ -74,15 +74,11 @@ class Probe:
 
     def save(self, folder: Path) -> None:
         """Write `rows.json` and `outputs.safetensors`; the folder gets its name once they are whole."""
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         content = {"rows": self.rows, "conversations": self.conversations, "left_out": self.left_out}
-        (partial / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         named = {f"{name}.{n}": one for name, each in self.answers._asdict().items() for n, one in enumerate(each)}
-        save_file(named, partial / OUTPUTS)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            (partial / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            save_file(named, partial / OUTPUTS)
 
     @staticmethod
     def load(folder: Path) -> Probe:

@@ -15,7 +15,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 
 from leyden.artifacts.continuation import sent_before
-from leyden.artifacts.folder import write_whole
+from leyden.artifacts.whole import write_whole
 from leyden.data.sampler import Rank, TrainingSampler
 from leyden.settings.errors import ConfigError
 from leyden.settings.schema import Settings
