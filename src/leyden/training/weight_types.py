@@ -155,23 +155,23 @@ def _written_out(settings: Settings, dtype: Literal["float32", "bfloat16"]) -> S
 
 def _nothing_to_choose(settings: Settings, loaded: Loaded) -> str | None:
     """Why the weights stay as they were loaded; None where bfloat16 is to be tried."""
-    dtype, lora = loaded.dtype, settings.lora
+    dtype, lora, backbone = loaded.dtype, settings.lora, settings.backbone
     if dtype.requested != "auto" or dtype.effective != "float32":  # float32 is what auto means on a CPU alone
         return dtype.reason
-    cpu = "the device is a CPU"
-    if not multiplies_bfloat16():
-        return f"{cpu} whose processor has no bfloat16 products"
-    if not settings.trainer.epochs:
-        return f"{cpu}, and nothing is trained"
-    if settings.trainer.precision != "32-true":
-        return f"{cpu}, and trainer.precision={settings.trainer.precision} has a type for its products"
-    if world_size(settings.trainer) > 1:
-        return f"{cpu} with several processes, which might measure differently"
-    if not isinstance(loaded.backbone, PeftModel) or (lora is not None and lora.unfreeze_layers):
-        return f"{cpu}, and weights of the base are trained, whose small updates bfloat16 would lose"
-    if not settings.backbone.pretrained or settings.backbone.pretrained_weights is not None:
-        return f"{cpu}, and the weights do not start from a checkpoint alone"
-    return None
+    base_learns = not isinstance(loaded.backbone, PeftModel) or (lora is not None and bool(lora.unfreeze_layers))
+    reasons = {
+        " whose processor has no bfloat16 products": not multiplies_bfloat16(),
+        ", and nothing is trained": not settings.trainer.epochs,
+        f", and trainer.precision={settings.trainer.precision} has a type for its products": (
+            settings.trainer.precision != "32-true"
+        ),
+        " with several processes, which might measure differently": world_size(settings.trainer) > 1,
+        ", and weights of the base are trained, whose small updates bfloat16 would lose": base_learns,
+        ", and the weights do not start from a checkpoint alone": (
+            not backbone.pretrained or backbone.pretrained_weights is not None
+        ),
+    }
+    return next((f"the device is a CPU{reason}" for reason, holds in reasons.items() if holds), None)
 
 
 def _longest(settings: Settings, material: Material, loaded: Loaded) -> Sequence[Batch]:
