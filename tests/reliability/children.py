@@ -119,13 +119,21 @@ def members(session: int) -> tuple[int, ...]:
 
 
 def _work(work: Callable[[], object], log: Path) -> int:
-    code = PROGRAM_FAULT
-    try:
+    def logged() -> None:
         os.setsid()
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        work()
+
+    return work_of(logged)
+
+
+def work_of(work: Callable[[], object]) -> int:
+    """Do the work in this process, and all that a process does at its end; return the exit code."""
+    code = PROGRAM_FAULT
+    try:
         work()
         code = 0
     except LeydenError as error:

@@ -18,6 +18,7 @@ from leyden.settings.errors import ExportError, LeydenError, MetricError, Traini
 from leyden.settings.schema import Settings
 from leyden.training.devices import is_later_rank
 from leyden.training.disk import refusal
+from leyden.training.interrupts import Stopped
 from leyden.training.outcome import Run
 from leyden.training.saved_states import PATTERN
 
@@ -54,13 +55,13 @@ def where_to_go_on(folder: RunFolder) -> Iterator[None]:
     """Say, when a run ends before its time, which checkpoint it can be gone on from."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         newest = max(folder.checkpoints.glob(PATTERN), default=None)
+        again = f"python train.py {argument('resume', str(folder.path))}"
         if newest is not None and not is_later_rank():
-            log.warning(
-                "The newest checkpoint is %s. To go on from there: python train.py %s",
-                newest.name, argument("resume", str(folder.path)),
-            )  # fmt: skip
+            log.warning("The newest checkpoint is %s. To go on from there: %s", newest.name, again)
+        elif isinstance(error, Stopped) and not is_later_rank():
+            log.warning("There is no checkpoint yet. To begin anew in the same folder: %s", again)
         raise
 
 
