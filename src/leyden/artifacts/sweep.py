@@ -20,8 +20,8 @@ from omegaconf import DictConfig
 from leyden.artifacts.csv_cells import inert
 from leyden.settings.command import SWEEP_FOLDER, job_folder
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, LeydenError
+from leyden.settings.stops import EXIT
 from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
-from leyden.training.interrupts import Stopped
 
 TABLE = "sweep.csv"
 DONE, FAILED, CRASHED, STOPPED = "done", "failed", "crashed", "stopped"
@@ -78,15 +78,18 @@ def recorded(config: DictConfig, job: Callable[[], float]) -> float | None:
     except Exception as error:
         record.status, record.reason = CRASHED, f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
-    except Stopped as stop:
-        record.reason = signal.Signals(stop.signum).name
-        raise
     except BaseException as error:
-        record.reason = type(error).__name__
+        record.reason = _why(error)
         raise
     finally:
         _write(record)
     return record.metric
+
+
+def _why(end: BaseException) -> str:
+    """The signal that has ended a job, or what else did."""
+    code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
+    return signal.Signals(code - EXIT).name if code > EXIT else type(end).__name__
 
 
 def finish_sweep() -> int:
