@@ -116,7 +116,7 @@ def count_faults(overrides: Iterable[Override]) -> list[str]:
 def taken(config: DictConfig) -> list[str]:
     """The fault of a sweep whose folder holds a run or an earlier sweep, or of one that goes on and has no name."""
     name = config.get("experiment_name")
-    if name is None and config.get("resume") is not None:
+    if name is None and config.get("resume") == "auto":
         return ["resume=auto looks for the sweep of an experiment_name. Set it to the name of that folder."]
     if name is None:
         return []  # it will be named after the time
