@@ -122,18 +122,21 @@ def once_at(folder: Path, update: int, act: Callable[[], None]) -> None:
 
 @pytest.mark.usefixtures("forked_workers")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_processes_stop_together_and_none_outlives_another_or_what_started_it(table: Path, tmp_path: Path) -> None:
+def test_processes_stop_together_and_none_outlives_another_or_what_started_it(
+    table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A signal, the death of a process, the death of the command, then on to the end: the same bits as without any."""
     words = [
         "trainer.batch_size=1", "trainer.epochs=4", "checkpoint.every_minutes=1e-9", "lora.dropout=0.1",
         "dataset.answer_column=output", "generation.max_length_inference=3", *DDP,
     ]  # fmt: skip
     run(*overrides_of(table, tmp_path / "whole", *words))
-    cut = tmp_path / "cut"
+    cut, how = tmp_path / "cut", "To go on from there: python train.py resume="
     once_at(cut, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert stopped(*overrides_of(table, cut, *words)).code == 143
     assert status_of(cut) == "stopped"
     assert not descendants()
+    assert capfd.readouterr().err.count(how) == 1
 
     def kill_the_second() -> None:
         os.kill(next(pid for pid, parent in descendants().items() if parent != os.getpid()), signal.SIGKILL)
@@ -142,6 +145,7 @@ def test_processes_stop_together_and_none_outlives_another_or_what_started_it(ta
     with pytest.raises(TrainingError, match="The worker processes ended with code"):
         run(f"resume={cut}")
     assert not descendants()
+    assert capfd.readouterr().err.count(how) == 1
 
     command = os.fork()
     if not command:

@@ -66,7 +66,7 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
         _, status, _ = os.wait4(self.pid, 0)
         seconds = time.monotonic() - self.begun
-        left = self._left()
+        left = left_of(self.pid)
         # a kill may come before the child has opened its log
         said = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         self.end = End(os.waitstatus_to_exitcode(status), said, seconds, hung, left)
@@ -83,15 +83,6 @@ class Child:
             return False
         finally:
             os.close(descriptor)
-
-    def _left(self) -> tuple[int, ...]:
-        latest = time.monotonic() + PATIENCE
-        while (left := members(self.pid)) and time.monotonic() < latest:
-            time.sleep(0.1)
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return left
 
 
 def start(work: Callable[[], object], log: Path) -> Child:
@@ -116,6 +107,17 @@ def members(session: int) -> tuple[int, ...]:
                 if int(of) == session and state != "Z":
                     found.append(int(entry.name))
     return tuple(found)
+
+
+def left_of(session: int) -> tuple[int, ...]:
+    """Processes of a session whose first one has ended, that are there long after it; they are killed then."""
+    latest = time.monotonic() + PATIENCE
+    while (left := members(session)) and time.monotonic() < latest:
+        time.sleep(0.1)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return left
 
 
 def _work(work: Callable[[], object], log: Path) -> int:

@@ -108,7 +108,8 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
             if others is not None:
                 others.start()
             elif world_size(settings.trainer) > 1:
-                run_workers(folder, seed, interrupts, goes_on=bool(start))
+                with where_to_go_on(folder):
+                    run_workers(folder, seed, interrupts, goes_on=bool(start))
                 metric = kept_metric(folder, settings)
                 return math.nan if metric is None else metric
             return finish_job(settings, material, folder, seed, interrupts, start)
