@@ -42,7 +42,7 @@ def overrides_of(folder: Path, name: str, *more: str) -> list[str]:
     folder.mkdir(exist_ok=True)
     table = write_table(folder / "table.jsonl", TABLE)
     return [
-        "backbone=tiny", "dataset=table", "trainer=cpu", "checkpoint.verify=false",
+        "backbone=tiny", "backbone.dtype=float32", "dataset=table", "trainer=cpu", "checkpoint.verify=false",
         f"dataset.train_dataframe={table}", "dataset.prompt_column=p",
         "dataset.answer_column=a", "dataset.validation_size=0.2", "trainer.progress=none", "tokenizer.max_length=128",
         "generation.max_length_inference=4", "trainer.batch_size=2", "trainer.epochs=2",
