@@ -19,6 +19,7 @@ from tests.integration.test_resume import overrides_of
 from leyden.training import settled
 from leyden.training.saved_states import STATE
 
+FOUND = ("trainer.batch_size", "optimizer.learning_rate")
 SLACK = 64 * 1024  # bytes of a checkpoint that are no tensors: names, counters, metrics, manifest
 
 
@@ -123,7 +124,8 @@ def test_the_model_in_a_checkpoint_is_the_adapter_alone(tmp_path: Path) -> None:
 
 
 def test_what_was_found_and_drawn_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["trainer.batch_size=auto", "optimizer.learning_rate=auto", "lora.dropout=0.1"]
+    """And the run is, to the bit, the one with these numbers and this seed that was never stopped."""
+    words = [*(f"{key}=auto" for key in FOUND), "lora.dropout=0.1"]
     words = [word for word in overrides_of(tmp_path, "NAME", *words) if word != "trainer.batch_size=2"]
     command = ["resume=auto", *(word.replace("=NAME", "=cut") for word in words), "seed=-1"]
     with monkeypatch.context() as patch:
@@ -136,15 +138,17 @@ def test_what_was_found_and_drawn_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
         for name in ("find_batch_size", "find_learning_rate"):
             patch.setattr(settled, name, lambda *rest: pytest.fail("it is looked for again"))
         run(*command)
-    run(*(word.replace("=NAME", "=whole") for word in words), f"seed={seed}")
-    assert_same_bits(tmp_path / "whole", cut)
     after = manifest_of(cut)
+    numbers = {f"{key}=auto": f"{key}={after['effective'][key]['effective']}" for key in FOUND}
+    whole = [numbers.get(word, word.replace("=NAME", "=whole")) for word in words]
+    run(*whole, f"seed={seed}")
+    assert_same_bits(tmp_path / "whole", cut)
     assert after["seed"] == before["seed"] == {"requested": -1, "effective": seed}
     assert after["updates"] == 4
-    for key in ("trainer.batch_size", "optimizer.learning_rate"):
-        told = [manifest["effective"][key] for manifest in (before, after, manifest_of(tmp_path / "whole"))]
-        assert len({entry["effective"] for entry in told}) == 1
-        assert all(entry["requested"] == "auto" for entry in told)
+    for key in FOUND:
+        told = [manifest["effective"][key] for manifest in (before, after)]
+        assert [entry["requested"] for entry in told] == ["auto", "auto"]
+        assert told[0]["effective"] == told[1]["effective"]
         assert told[1]["reason"] == "found when the run was begun"
 
 
