@@ -20,7 +20,8 @@ def main(config: DictConfig) -> float | None:
     from leyden.artifacts.job import run_job  # late: neither --help nor a refused config waits for torch
 
     with reported_faults(debug=config.debug):
-        return recorded(config, lambda: run_job(read(continued(config, typed_overrides())), job_folder()))
+        job = job_folder()
+        return recorded(config, lambda: run_job(read(continued(config, typed_overrides(), job)), job))
     return None
 
 

@@ -31,7 +31,8 @@ def write_rows(path: Path) -> Path:
 
 def overrides_of(table: Path, folder: Path, *overrides: str) -> list[str]:
     return [
-        "backbone=tiny", "dataset=table", f"dataset.train_dataframe={table}", "dataset.prompt_column=instruction",
+        "backbone=tiny", "backbone.dtype=float32", "dataset=table",
+        f"dataset.train_dataframe={table}", "dataset.prompt_column=instruction",
         "trainer.epochs=2", "trainer.evaluation_epochs=0.5", "checkpoint.verify=false",
         f"output_directory={folder.parent}", f"experiment_name={folder.name}", *overrides,
     ]  # fmt: skip

@@ -25,13 +25,15 @@ from leyden.training.interrupts import Stopped
 BY_THE_CLOCK = "train/tokens_per_second"
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, update: int, signum: int = signal.SIGTERM) -> None:
-    """Have this process get a signal while an update is at hand, once."""
+def stop_after(
+    monkeypatch: pytest.MonkeyPatch, update: int, signum: int = signal.SIGTERM, name: str | None = None
+) -> None:
+    """Have this process get a signal while an update is at hand, once; of the run of that name, if there are more."""
     original = Checkpoints.on_train_batch_end
     sent: list[int] = []
 
     def on_train_batch_end(self: Checkpoints, trainer: L.Trainer, *rest: Any) -> None:
-        if trainer.global_step == update and not sent:
+        if trainer.global_step == update and not sent and name in (None, self.folder.parent.name):
             sent.append(signum)
             os.kill(os.getpid(), signum)
         original(self, trainer, *rest)

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 from tests.integration.stopped_runs import assert_same_bits, run
 from tests.integration.test_resume import overrides_of
+from tests.reliability.children import left_of
 
 from leyden.data.collator import Collator
 from leyden.settings.errors import TrainingError
 from leyden.training import saved_states
 
 ROOT = Path(__file__).resolve().parents[2]
+EACH = "checkpoint.every_minutes=1e-9"  # a checkpoint after each update
 
 
 def test_checkpoints_between_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,9 +43,15 @@ def test_checkpoints_between_evaluations(tmp_path: Path, monkeypatch: pytest.Mon
     assert written == ["step-00000003", "step-00000006"]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["checkpoint.every_minutes=1e-9"]
-    run(*overrides_of(tmp_path, "whole", *words))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing is done to."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(*overrides_of(folder, "whole", EACH))
+    return folder / "whole"
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         calls: list[Path] = []
 
@@ -54,20 +62,18 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
 
         patch.setattr(saved_states, "flush", flush)
         with pytest.raises(TrainingError) as caught:
-            run(*overrides_of(tmp_path, "full", *words))
+            run(*overrides_of(tmp_path, "full", EACH))
     folder = tmp_path / "full"
     assert str(caught.value.faults[0]).startswith("The checkpoint after update 4 cannot be written to ")
     assert f"{folder / 'checkpoints' / 'step-00000003'} is whole" in caught.value.faults[0]
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000003"]
     run(f"resume={folder}")
-    assert_same_bits(tmp_path / "whole", folder)
+    assert_same_bits(whole, folder)
 
 
 def test_a_worker_that_dies_ends_the_run_and_not_what_it_has_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["checkpoint.every_minutes=1e-9", "trainer.number_of_workers=1"]
-    run(*overrides_of(tmp_path, "whole", *words))
     here = os.getpid()
     with monkeypatch.context() as patch:
         original = Collator.passes
@@ -79,9 +85,9 @@ def test_a_worker_that_dies_ends_the_run_and_not_what_it_has_saved(
 
         patch.setattr(Collator, "passes", passes)
         with pytest.raises(TrainingError, match="A process that builds batches has ended"):
-            run(*overrides_of(tmp_path, "killed", *words))
+            run(*overrides_of(tmp_path, "killed", EACH, "trainer.number_of_workers=1"))
     run(f"resume={tmp_path / 'killed'}")
-    assert_same_bits(tmp_path / "whole", tmp_path / "killed")
+    assert_same_bits(whole, tmp_path / "killed")
 
 
 @pytest.mark.slow
@@ -92,23 +98,21 @@ def test_the_command_ends_with_the_codes_of_shells(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
-    def started(*overrides: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(ROOT / "train.py"), *overrides]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
     def wait_for(update: int) -> None:
         log = tmp_path / "real" / "metrics.csv"
         while not (log.exists() and f"\n{update}," in log.read_text(encoding="utf-8")):
             assert process.poll() is None
             time.sleep(0.05)
 
-    process = started(*words)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     wait_for(20)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
+    assert not left_of(process.pid)
     assert "Traceback" not in said
     assert "To go on from there: python train.py resume=" in said
     assert json.loads((tmp_path / "real" / "manifest.json").read_text(encoding="utf-8"))["status"] == "stopped"

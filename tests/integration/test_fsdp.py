@@ -7,7 +7,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from tests.integration.forked_workers import forked_workers  # noqa: F401  a fixture
 from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, train, write_rows
+from tests.integration.stopped_runs import assert_same_bits, run, stop_after, stopped
 
 from leyden.settings.errors import TrainingError
 
@@ -28,6 +30,7 @@ EXPERIMENTS = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_b74_two_processes_with_shares_of_the_weights_equal_one(
     run_here: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,6 +52,22 @@ def test_b74_two_processes_with_shares_of_the_weights_equal_one(
         assert_same_run(one, tmp_path / "two" / str(job), tolerance=1e-5)
 
 
+@pytest.mark.usefixtures("forked_workers")
+def test_shares_of_the_weights_go_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = write_rows(tmp_path / "rows.csv")
+    words = [
+        "trainer=fsdp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.batch_size=2", "lora.dropout=0.1",
+        "dataset.answer_column=output", "generation.max_length_inference=3",
+    ]  # fmt: skip
+    run(*overrides_of(table, tmp_path / "whole", *words))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)  # in each process: none waits for the other
+        assert stopped(*overrides_of(table, tmp_path / "cut", *words)).code == 143
+    run(f"resume={tmp_path / 'cut'}")
+    assert_same_bits(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.usefixtures("forked_workers")
 def test_a_copy_of_the_start_beside_shared_weights_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +14,17 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from tests.integration.forked_workers import descendants, forked_workers, is_alive  # noqa: F401  a fixture
 from tests.integration.process_runs import ROOT, assert_same_run, numbers, overrides_of, train, write_rows
-from tests.integration.stopped_runs import assert_same_bits, run, stopped
+from tests.integration.stopped_runs import assert_same_bits, run, stop_after, stopped
+from tests.reliability.children import work_of
 
+from leyden.artifacts.folder import RunFolder, status_of
+from leyden.artifacts.workers import run_workers
+from leyden.data.batches import Batch
 from leyden.settings.errors import TrainingError
+from leyden.training.interrupts import Interrupts
+from leyden.training.module import FineTuner
 
 RunCli = Callable[..., CompletedProcess[str]]
 TEXTS = ["dataset.answer_column=output", "lora.dropout=0", "generation.max_length_inference=3"]
@@ -48,6 +56,7 @@ EXPERIMENTS = {
 }
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_sweep_of_two_processes_each_equals_single_processes(
     run_here: RunCli, table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,20 +108,6 @@ def test_all_processes_give_up_together(table: Path, tmp_path: Path, capfd: pyte
     assert "lines " in line, "the rows of both ranks are named"
 
 
-def workers() -> dict[int, int]:
-    """Processes that train for a job of this one: local rank by number."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().split(b"\0")
-            variables = dict(line.partition(b"=")[::2] for line in (path / "environ").read_bytes().split(b"\0"))
-        except OSError:  # it has ended meanwhile, or is none of ours
-            continue
-        if b"leyden.artifacts.worker" in words and int(variables.get(b"LEYDEN_TEST", b"0")) == os.getpid():
-            found[int(path.name)] = int(variables.get(b"LOCAL_RANK", b"0"))
-    return found
-
-
 def once_at(folder: Path, update: int, act: Callable[[], None]) -> None:
     """Do something as soon as a run has logged an update."""
 
@@ -125,29 +120,98 @@ def once_at(folder: Path, update: int, act: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_two_processes_stop_together_and_one_does_not_outlive_the_other(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_processes_stop_together_and_none_outlives_another_or_what_started_it(
+    table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A signal, then the death of a process, then on to the end: the same bits as without either."""
-    monkeypatch.setenv("LEYDEN_TEST", str(os.getpid()))
+    """A signal, the death of a process, the death of the command, then on to the end: the same bits as without any."""
     words = [
-        "trainer.batch_size=1", "trainer.epochs=3", "checkpoint.every_minutes=1e-9", "lora.dropout=0.1",
+        "trainer.batch_size=1", "trainer.epochs=4", "checkpoint.every_minutes=1e-9", "lora.dropout=0.1",
         "dataset.answer_column=output", "generation.max_length_inference=3", *DDP,
     ]  # fmt: skip
     run(*overrides_of(table, tmp_path / "whole", *words))
-    cut = tmp_path / "cut"
+    cut, how = tmp_path / "cut", "To go on from there: python train.py resume="
     once_at(cut, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert stopped(*overrides_of(table, cut, *words)).code == 143
-    assert json.loads((cut / "manifest.json").read_text(encoding="utf-8"))["status"] == "stopped"
-    assert not workers()
+    assert status_of(cut) == "stopped"
+    assert not descendants()
+    assert capfd.readouterr().err.count(how) == 1
 
     def kill_the_second() -> None:
-        os.kill(next(number for number, rank in workers().items() if rank == 1), signal.SIGKILL)
+        os.kill(next(pid for pid, parent in descendants().items() if parent != os.getpid()), signal.SIGKILL)
 
     once_at(cut, 9, kill_the_second)
     with pytest.raises(TrainingError, match="The worker processes ended with code"):
         run(f"resume={cut}")
-    assert not workers()
+    assert not descendants()
+    assert capfd.readouterr().err.count(how) == 1
+
+    command = os.fork()
+    if not command:
+        os._exit(work_of(lambda: run(f"resume={cut}")))
+    there: list[int] = []
+
+    def kill_the_command() -> None:
+        there.extend(descendants())
+        os.kill(command, signal.SIGKILL)
+
+    once_at(cut, 14, kill_the_command)
+    os.waitpid(command, 0)
+    assert len(there) == 3
+    latest = time.monotonic() + 20
+    while any(map(is_alive, there)):
+        assert time.monotonic() < latest
+        time.sleep(0.02)
+    assert status_of(cut) == "running", "they did not train to the end"
     run(f"resume={cut}")
     assert_same_bits(tmp_path / "whole", cut)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system ends it")
+def test_a_worker_that_still_loads_ends_with_the_command(tmp_path: Path) -> None:
+    """A real process, in the first moments of its start; it would wait for its settings for ever."""
+    os.mkfifo(tmp_path / "config.yaml")
+    command = os.fork()
+    if not command:
+        os._exit(work_of(lambda: run_workers(RunFolder(tmp_path), 1, Interrupts(), goes_on=False)))
+    latest = time.monotonic() + 20
+    while not (workers := set(descendants()) - {command}):
+        assert time.monotonic() < latest
+    (worker,) = workers
+    os.kill(command, signal.SIGKILL)
+    os.waitpid(command, 0)
+    while is_alive(worker):
+        assert time.monotonic() < latest
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("forked_workers")
+def test_other_numbers_of_processes_take_what_is_left_of_the_epoch(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process, two, one again, in the middle of epochs: each sample once in each, none again, none left out."""
+    folder, taken = tmp_path / "run", tmp_path / "taken.jsonl"
+    original = FineTuner.on_train_batch_start
+
+    def on_train_batch_start(self: FineTuner, batch: list[Batch], batch_idx: int) -> None:
+        with taken.open("a", encoding="utf-8") as file:
+            samples = [int(sample) for part in batch for sample in part.samples]
+            file.write(json.dumps([self.trainer.world_size, self.trainer.current_epoch, samples]) + "\n")
+        original(self, batch, batch_idx)
+
+    monkeypatch.setattr(FineTuner, "on_train_batch_start", on_train_batch_start)
+    words = ["trainer=cpu", "trainer.batch_size=2", "dataset.answer_column=output", "generation.max_length_inference=3"]
+    for update, more in ((2, overrides_of(table, folder, *words)), (6, [f"resume={folder}", *DDP])):
+        with monkeypatch.context() as patch:
+            stop_after(patch, update)
+            stopped(*more)
+    run(f"resume={folder}", "trainer.devices=1", "trainer.strategy=auto")
+    rows = [json.loads(line) for line in taken.read_text(encoding="utf-8").splitlines()]
+    assert [world for world, _, _ in rows] == [1] * 2 + [2] * 8 + [1] * 5
+    for epoch in range(2):
+        assert sorted(sample for _, of, samples in rows if of == epoch for sample in samples) == list(range(13))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["updates_done"] == manifest["updates"] == 11
+    assert max(samples for _, samples, _ in numbers(folder)) == 26
+    assert [resume["changes"]["trainer.devices"] for resume in manifest["resumes"]] == [[1, 2], [2, 1]]

@@ -22,9 +22,12 @@ TABLE: Columns = {
 CHAINS = ["dataset.id_column=id", "dataset.parent_id_column=parent", "dataset.limit_chained_samples=false"]
 CASES = {
     "causal_lm": [],
-    "chains_packed": [*CHAINS, "trainer.grad_accumulation=2", "trainer.tokens_per_pass=64", "lora.dropout=0.2"],
-    "dpo": ["problem=dpo", "dataset.rejected_answer_column=bad", "lora.dropout=0.1", "trainer.gradient_clip=1"],
-    "classification": ["problem=classification", "dataset.answer_column=kind", "checkpoint=best"],
+    "chains_packed": [*CHAINS, "trainer.grad_accumulation=2", "trainer.tokens_per_pass=64", "lora.dropout=0.2",
+        "optimizer=adamw_8bit", "optimizer.min_8bit_size=1"],
+    "dpo": ["problem=dpo", "dataset.rejected_answer_column=bad", "lora.dropout=0.1", "trainer.gradient_clip=1",
+        "schedule=one_cycle"],
+    "classification": ["problem=classification", "dataset.answer_column=kind", "checkpoint=best",
+        "optimizer=muon"],
     "seq2seq": ["problem=seq2seq", "backbone=tiny_t5", "lora=none", "checkpoint=each_evaluation_epoch"],
     "workers": [
         "trainer.number_of_workers=2", "augmentation.token_mask_probability=0.2", "trainer.grad_accumulation=4",
@@ -39,7 +42,7 @@ def overrides_of(folder: Path, name: str, *more: str) -> list[str]:
     folder.mkdir(exist_ok=True)
     table = write_table(folder / "table.jsonl", TABLE)
     return [
-        "backbone=tiny", "dataset=table", "trainer=cpu", "checkpoint.verify=false",
+        "backbone=tiny", "backbone.dtype=float32", "dataset=table", "trainer=cpu", "checkpoint.verify=false",
         f"dataset.train_dataframe={table}", "dataset.prompt_column=p",
         "dataset.answer_column=a", "dataset.validation_size=0.2", "trainer.progress=none", "tokenizer.max_length=128",
         "generation.max_length_inference=4", "trainer.batch_size=2", "trainer.epochs=2",
@@ -49,15 +52,17 @@ def overrides_of(folder: Path, name: str, *more: str) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_the_run_that_was_never_stopped(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped three times on its way: inside an epoch, at the end of one, before the last update."""
     run(*overrides_of(tmp_path, "whole", *CASES[case]))
     updates = json.loads((tmp_path / "whole" / "manifest.json").read_text(encoding="utf-8"))["updates"]
-    for update in sorted({1, updates // 2, updates - 1}):  # inside an epoch, at the end of one, before the last
-        name = f"after-{update}"
+    folder, words = tmp_path / "cut", overrides_of(tmp_path, "cut", *CASES[case])
+    for update in sorted({1, updates // 2, updates - 1}):
         with monkeypatch.context() as patch:
             stop_after(patch, update)
-            end = stopped(*overrides_of(tmp_path, name, *CASES[case]))
+            end = stopped(*words)
         assert end.code == 128 + signal.SIGTERM
-        manifest = json.loads((tmp_path / name / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         assert (manifest["status"], manifest["updates_done"]) == ("stopped", update)
-        run(f"resume={tmp_path / name}")
-        assert_same_bits(tmp_path / "whole", tmp_path / name)
+        words = [f"resume={folder}"]
+    run(*words)
+    assert_same_bits(tmp_path / "whole", folder)

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -33,11 +34,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "whole"
 
 
-def stopped_run(whole: Path, name: str, monkeypatch: pytest.MonkeyPatch, update: int = 8) -> Path:
-    with monkeypatch.context() as patch:
-        stop_after(patch, update)
-        stopped(*overrides_of(whole.parent, name, "checkpoint=each_evaluation_epoch"))
-    return whole.parent / name
+@pytest.fixture(scope="module")
+def halfway(whole: Path) -> Path:
+    """The same run, stopped after its eighth update of twelve."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 8)
+        stopped(*overrides_of(whole.parent, "halfway", "checkpoint=each_evaluation_epoch"))
+    return whole.parent / "halfway"
+
+
+@pytest.fixture
+def cut(halfway: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(halfway, tmp_path / "cut")
+    return tmp_path / "cut"
 
 
 def test_settings_that_touch_the_numbers_cannot_change(whole: Path) -> None:
@@ -91,46 +101,43 @@ def test_auto_starts_a_run_that_is_not_there_and_goes_on_with_one_that_is(
     assert (resume["after_update"], resume["changes"]) == (5, {})
 
 
-def test_what_may_change_is_recorded(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = stopped_run(whole, "longer", monkeypatch)
-    run(f"resume={folder}", "trainer.epochs=3", "trainer.evaluation_epochs=1.0")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+def test_what_may_change_is_recorded(cut: Path) -> None:
+    run(f"resume={cut}", "trainer.epochs=3", "trainer.evaluation_epochs=1.0")
+    manifest = json.loads((cut / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["updates_done"] == manifest["updates"] == 18
     assert manifest["resumes"][0]["changes"] == {"trainer.epochs": [2, 3], "trainer.evaluation_epochs": [0.5, 1.0]}
-    steps = sorted({int(step) for step, _, name, _ in logged(folder)[1:] if name == "validation/loss"})
+    steps = sorted({int(step) for step, _, name, _ in logged(cut)[1:] if name == "validation/loss"})
     assert steps == [0, 3, 6, 12, 18]
-    assert "epochs: 3" in (folder / "config.yaml").read_text(encoding="utf-8")
+    assert "epochs: 3" in (cut / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(
-    whole: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    whole: Path, cut: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = stopped_run(whole, "damaged", monkeypatch)
-    newest = max((folder / "checkpoints").glob("step-*"))
+    newest = max((cut / "checkpoints").glob("step-*"))
     content = bytearray((newest / STATE).read_bytes())
     content[len(content) // 2] ^= 1
     (newest / STATE).write_bytes(content)
     capfd.readouterr()
-    run(f"resume={folder}")
+    run(f"resume={cut}")
     said = capfd.readouterr().err
     assert f"{newest} is damaged and is passed over: {STATE} has another sha256 than manifest.json says." in said
     assert "The run goes on after update 6" in said
-    assert_same_bits(whole, folder)
+    assert_same_bits(whole, cut)
 
 
-def test_a_pickle_that_runs_code_is_not_read(whole: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = stopped_run(whole, "malicious", monkeypatch)
+def test_a_pickle_that_runs_code_is_not_read(cut: Path, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
 
     class Trap:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(trap),)
 
-    newest = max((folder / "checkpoints").glob("step-*"))
+    newest = max((cut / "checkpoints").glob("step-*"))
     torch.save({"state_dict": {}, "x": Trap()}, newest / STATE)
     seal(newest)
     with pytest.raises(TrainingError, match="holds more than numbers and texts"):
-        run(f"resume={folder}")
+        run(f"resume={cut}")
     assert not trap.exists()
     pickle.loads(pickle.dumps(Trap()))  # it would have run
     assert trap.exists()
@@ -158,9 +165,8 @@ def test_a_folder_in_use_is_refused_and_a_crash_leaves_no_lock(whole: Path) -> N
 
 
 @pytest.mark.parametrize("trap", ["estimated_stepping_batches", "no_loader_state"])
-def test_rows_that_would_begin_anew_are_found(trap: str, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_would_begin_anew_are_found(trap: str, cut: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning drops the loader's state where the optimizer asks for the number of updates, and without a word."""
-    folder = stopped_run(whole, trap, monkeypatch)
     if trap == "no_loader_state":
         monkeypatch.setattr(TrainingLoader, "load_state_dict", lambda self, state: None)
     else:
@@ -172,7 +178,7 @@ def test_rows_that_would_begin_anew_are_found(trap: str, whole: Path, monkeypatc
 
         monkeypatch.setattr(FineTuner, "configure_optimizers", configure_optimizers)
     with pytest.raises(TrainingError, match=r"The rows would go on at None .* and the checkpoint is at \(1, 4\)"):
-        run(f"resume={folder}")
+        run(f"resume={cut}")
 
 
 def break_down(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
@@ -231,17 +237,16 @@ def test_a_curve_that_was_laid_out_keeps_its_length(tmp_path: Path, monkeypatch:
         run(f"resume={tmp_path / 'cycle'}", "trainer.epochs=3")
 
 
-def test_weights_of_other_names_are_not_taken(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_other_names_are_not_taken(cut: Path) -> None:
     """Lightning takes what fits, without a word."""
-    folder = stopped_run(whole, "renamed", monkeypatch)
-    newest = max((folder / "checkpoints").glob("step-*"))
+    newest = max((cut / "checkpoints").glob("step-*"))
     state = torch.load(newest / STATE, weights_only=True)
     name = next(iter(state["state_dict"]))
     state["state_dict"]["renamed"] = state["state_dict"].pop(name)
     torch.save(state, newest / STATE)
     seal(newest)
     with pytest.raises(TrainingError, match="2 names differ from the weights in training"):
-        run(f"resume={folder}")
+        run(f"resume={cut}")
 
 
 def seal(checkpoint: Path) -> None:
@@ -251,22 +256,20 @@ def seal(checkpoint: Path) -> None:
     (checkpoint / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def test_rows_that_have_changed_are_not_gone_on_with(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = stopped_run(whole, "changed", monkeypatch)
+def test_rows_that_have_changed_are_not_gone_on_with(whole: Path, cut: Path) -> None:
     table = whole.parent / "table.jsonl"
     before = table.read_text(encoding="utf-8")
     table.write_text(before.replace("question 3", "question 33"), encoding="utf-8")
     with pytest.raises(ConfigError, match="The train table has changed since the run was started"):
-        run(f"resume={folder}")
+        run(f"resume={cut}")
     table.write_text(before, encoding="utf-8")
-    run(f"resume={folder}")
-    assert_same_bits(whole, folder)
+    run(f"resume={cut}")
+    assert_same_bits(whole, cut)
 
 
-def test_epochs_that_are_over_cannot_be_left_out(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = stopped_run(whole, "fewer", monkeypatch)
+def test_epochs_that_are_over_cannot_be_left_out(cut: Path) -> None:
     with pytest.raises(ConfigError, match="trainer.epochs=1: the run is in its epoch 2 already. Set at least 2"):
-        run(f"resume={folder}", "trainer.epochs=1")
+        run(f"resume={cut}", "trainer.epochs=1")
 
 
 def test_a_run_that_kept_nothing_is_not_trained_anew_in_its_folder(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
         _, status, _ = os.wait4(self.pid, 0)
         seconds = time.monotonic() - self.begun
-        left = self._left()
+        left = left_of(self.pid)
         # a kill may come before the child has opened its log
         said = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         self.end = End(os.waitstatus_to_exitcode(status), said, seconds, hung, left)
@@ -83,15 +83,6 @@ class Child:
             return False
         finally:
             os.close(descriptor)
-
-    def _left(self) -> tuple[int, ...]:
-        latest = time.monotonic() + PATIENCE
-        while (left := members(self.pid)) and time.monotonic() < latest:
-            time.sleep(0.1)
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return left
 
 
 def start(work: Callable[[], object], log: Path) -> Child:
@@ -118,14 +109,33 @@ def members(session: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def left_of(session: int) -> tuple[int, ...]:
+    """Processes of a session whose first one has ended, that are there long after it; they are killed then."""
+    latest = time.monotonic() + PATIENCE
+    while (left := members(session)) and time.monotonic() < latest:
+        time.sleep(0.1)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return left
+
+
 def _work(work: Callable[[], object], log: Path) -> int:
-    code = PROGRAM_FAULT
-    try:
+    def logged() -> None:
         os.setsid()
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        work()
+
+    return work_of(logged)
+
+
+def work_of(work: Callable[[], object]) -> int:
+    """Do the work in this process, and all that a process does at its end; return the exit code."""
+    code = PROGRAM_FAULT
+    try:
         work()
         code = 0
     except LeydenError as error:

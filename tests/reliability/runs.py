@@ -55,7 +55,7 @@ class Bench:
         if not table.exists():
             write_table(table, COLUMNS)
         return [
-            "backbone=tiny", "dataset=table", "trainer=cpu", "checkpoint.verify=false",
+            "backbone=tiny", "backbone.dtype=float32", "dataset=table", "trainer=cpu", "checkpoint.verify=false",
             f"dataset.train_dataframe={table}",
             "dataset.prompt_column=p", "dataset.answer_column=a", "dataset.validation_size=0.2",
             "trainer.progress=none", "tokenizer.max_length=128", "generation.max_length_inference=4",

@@ -122,6 +122,11 @@ def sent_before(folder: Path) -> frozenset[tuple[int, str]]:
     return frozenset((int(step), name) for step, _, name, _ in rows)
 
 
+def requested_seed(folder: RunFolder, settings: Settings) -> int:
+    """The seed that a run was begun with: -1 where the one in its config was drawn."""
+    return -1 if typed_in(folder.path / CONFIG).get("seed") == "seed=-1" else settings.seed
+
+
 def resumes(folder: Path) -> list[dict[str, Any]]:
     """When a run was gone on with, after which update, and what was changed then; a damaged line is named."""
     path = folder / RESUMES

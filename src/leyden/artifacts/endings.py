@@ -13,11 +13,13 @@ from typing import Any
 
 from leyden.artifacts.continuation import changed
 from leyden.artifacts.folder import DONE, FAILED, RunFolder, status_of
+from leyden.artifacts.parent import PARENT
 from leyden.artifacts.summary import argument
 from leyden.settings.errors import ExportError, LeydenError, MetricError, TrainingError
 from leyden.settings.schema import Settings
 from leyden.training.devices import is_later_rank
 from leyden.training.disk import refusal
+from leyden.training.interrupts import Stopped
 from leyden.training.outcome import Run
 from leyden.training.saved_states import PATTERN
 
@@ -51,16 +53,18 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def where_to_go_on(folder: RunFolder) -> Iterator[None]:
-    """Say, when a run ends before its time, which checkpoint it can be gone on from."""
+    """Say, when a run ends before its time, how it can be gone on with; a command says it for its workers."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if is_later_rank() or PARENT in os.environ:
+            raise
         newest = max(folder.checkpoints.glob(PATTERN), default=None)
-        if newest is not None and not is_later_rank():
-            log.warning(
-                "The newest checkpoint is %s. To go on from there: python train.py %s",
-                newest.name, argument("resume", str(folder.path)),
-            )  # fmt: skip
+        again = f"python train.py {argument('resume', str(folder.path))}"
+        if newest is not None:
+            log.warning("The newest checkpoint is %s. To go on from there: %s", newest.name, again)
+        elif isinstance(error, Stopped):
+            log.warning("There is no checkpoint yet. To begin anew in the same folder: %s", again)
         raise
 
 

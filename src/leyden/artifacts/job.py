@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
-from leyden.artifacts.continuation import note, reopen
+from leyden.artifacts.continuation import note, reopen, requested_seed
 from leyden.artifacts.endings import (
     disk_errors,
     faults_of,
@@ -75,9 +75,10 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
     others, interrupts = meeting(), Interrupts()
-    requested_seed, settings = settings.seed, with_seed(settings)
+    asked_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
     goes_on = settings.resume is not None and (folder.path / CONFIG).exists()
+    seed = requested_seed(folder, settings) if goes_on else asked_seed
     with (
         disk_errors(folder.path),
         interrupts.listening(),
@@ -92,7 +93,7 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
             start = reopen(folder, settings)
         settings = find_columns(settings)
         if others is not None:
-            others.share(yaml.safe_dump(dump(settings)), requested_seed, str(start[-1].path) if start else None)
+            others.share(yaml.safe_dump(dump(settings)), seed, str(start[-1].path) if start else None)
         with prepared(settings, folder) as material:
             check_disk(settings, material, folder.path)
             if start:
@@ -107,10 +108,11 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
             if others is not None:
                 others.start()
             elif world_size(settings.trainer) > 1:
-                run_workers(folder, requested_seed, interrupts, goes_on=bool(start))
+                with where_to_go_on(folder):
+                    run_workers(folder, seed, interrupts, goes_on=bool(start))
                 metric = kept_metric(folder, settings)
                 return math.nan if metric is None else metric
-            return finish_job(settings, material, folder, requested_seed, interrupts, start)
+            return finish_job(settings, material, folder, seed, interrupts, start)
 
 
 def with_seed(settings: Settings) -> Settings:
@@ -135,7 +137,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
     settings: Settings,
     material: Material,
     folder: RunFolder,
-    requested_seed: int,
+    seed: int,
     interrupts: Interrupts,
     start: Sequence[SavedState] = (),
 ) -> float:
@@ -145,7 +147,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
         settings: of the run.
         material: from `prepare`.
         folder: that is there.
-        requested_seed: what the settings said before a seed was drawn.
+        seed: what the settings said before one was drawn.
         interrupts: what signals have come.
         start: checkpoints of an earlier part of the run.
 
@@ -163,7 +165,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
         export = partial(_export, material, settings)
         run = fit(settings, material, loggers, folder.path, export, interrupts=interrupts, start=start)
         results, settings = results_of(run), run.settings
-        write = partial(_write_manifest, settings, material, run, requested_seed, folder)
+        write = partial(_write_manifest, settings, material, run, seed, folder)
         if run.stopped is not None:
             if not is_later_rank():
                 write_json(folder.path / "results.json", results)
@@ -185,9 +187,9 @@ def finish_job(  # noqa: PLR0913, PLR0917
 
 
 def _write_manifest(  # noqa: PLR0913, PLR0917
-    settings: Settings, material: Material, run: Run, requested_seed: int, folder: RunFolder, status: str, **more: Any
+    settings: Settings, material: Material, run: Run, seed: int, folder: RunFolder, status: str, **more: Any
 ) -> None:
-    manifest = manifest_of(settings, material, run, requested_seed, folder.path, status)
+    manifest = manifest_of(settings, material, run, seed, folder.path, status)
     write_json(folder.path / "manifest.json", {**manifest, **more})
 
 

@@ -6,7 +6,10 @@ import csv
 import json
 import math
 import os
+import shlex
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from leyden.artifacts.csv_cells import inert
-from leyden.settings.command import job_folder
+from leyden.settings.command import SWEEP_FOLDER, job_folder
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, LeydenError
+from leyden.settings.stops import EXIT
 from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
 
 TABLE = "sweep.csv"
@@ -75,11 +79,17 @@ def recorded(config: DictConfig, job: Callable[[], float]) -> float | None:
         record.status, record.reason = CRASHED, f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise
     except BaseException as error:
-        record.reason = f"{type(error).__name__}"
+        record.reason = _why(error)
         raise
     finally:
         _write(record)
     return record.metric
+
+
+def _why(end: BaseException) -> str:
+    """The signal that has ended a job, or what else did."""
+    code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
+    return signal.Signals(code - EXIT).name if code > EXIT else type(end).__name__
 
 
 def finish_sweep() -> int:
@@ -97,7 +107,17 @@ def finish_sweep() -> int:
     print(_shown(ordered, folder))
     shutil.rmtree(folder / RECORDS)
     kinds = {record.status for record in records}
+    if STOPPED in kinds:
+        print(f"The sweep was stopped. To go on with that job and begin those after it: {_again(folder)}")
     return PROGRAM_FAULT if kinds & {CRASHED, STOPPED} else USER_FAULT if FAILED in kinds else 0
+
+
+def _again(folder: Path) -> str:
+    """The command that goes on with the sweep of this process."""
+    words = [word for word in sys.argv[1:] if not word.startswith(("resume=", "overwrite="))]
+    if not any(word.startswith(("experiment_name=", SWEEP_FOLDER)) for word in words):
+        words.append(f"experiment_name={folder.name}")
+    return shlex.join(["python", "train.py", *words, "resume=auto"])
 
 
 def ranked(records: Sequence[JobRecord], direction: str) -> list[JobRecord]:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.parent import PARENT
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, TrainingError
-from leyden.training.interrupts import EXIT, SIGNALS, Interrupts, Stopped
+from leyden.settings.stops import EXIT, SIGNALS
+from leyden.training.interrupts import Interrupts, Stopped
 
 GOES_ON, REQUESTED_SEED = "LEYDEN_GOES_ON", "LEYDEN_REQUESTED_SEED"  # variables that the workers read
 GLANCE = 0.2  # seconds between two looks for a signal

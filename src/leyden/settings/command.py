@@ -25,6 +25,8 @@ from leyden.settings.composition import compose_config, fault_of, search_space
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, ConfigError, LeydenError, TrainingError
 from leyden.settings.help import help_text
 from leyden.settings.overrides import misfits, read_overrides, typed_keys, variants
+from leyden.settings.resuming import going_on_faults
+from leyden.settings.stops import ended_by_signals
 from leyden.settings.sweeps import count_faults, flag_first, sweep_fault, taken
 from leyden.settings.torchrun import is_one_of_several
 from leyden.settings.wording import fields_of
@@ -57,6 +59,7 @@ class Entry:
     complete: Callable[[DictConfig, Sequence[str]], DictConfig] = lambda config, overrides: config  # noqa: ARG005
 
 
+@ended_by_signals()
 def run_command(main: Callable[[], Any], entry: Entry) -> int:
     """Check the whole command line, then hand over to Hydra; return the exit code.
 
@@ -179,11 +182,7 @@ def check_command(arguments: Namespace, entry: Entry) -> None:
         faults += [sweep_fault(override) for override in sweeps]
         overrides = [override for override in overrides if override not in sweeps]
     else:
-        faults += [
-            f"{override.input_line} goes on with one run, not with a sweep. Name the folder of a job, without -m."
-            for override in overrides
-            if override.key_or_group == "resume"
-        ]
+        faults += going_on_faults(overrides)
         overrides += _space(overrides, entry, arguments)
     for variant in variants(overrides):
         faults += [fault for fault in _faults(variant, entry, arguments) if fault not in faults]
@@ -224,8 +223,9 @@ def _faults(texts: list[str], entry: Entry, arguments: Namespace) -> list[str]:
     faults = [*wrong.values(), *unfit]
     if config is None or arguments.cfg is not None:
         return faults
+    whole = config if arguments.multirun else entry.complete(config, fitting)  # each job of a sweep has its own
     try:
-        entry.check(entry.complete(config, fitting), typed_keys(read_overrides(fitting)[0]))
+        entry.check(whole, typed_keys(read_overrides(fitting)[0]))
     except ConfigError as error:
         faults += error.faults
     if arguments.multirun and name == entry.name and not any(text.startswith(SWEEP_FOLDER) for text in texts):

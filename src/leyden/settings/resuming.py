@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.settings.config_files import flat
@@ -31,12 +32,13 @@ COPIES = ("auto", "ddp")  # strategies between which a run may change: each proc
 PLACE = ("experiment_name", "output_directory", "resume")  # say which run it is
 
 
-def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
+def continued(config: DictConfig, overrides: Iterable[str], job: Path | None = None) -> DictConfig:
     """The settings with which a run goes on: its own, and what was typed beside `resume` where that may change.
 
     Args:
         config: composed from the command line; returned as it is unless it asks for a resume.
         overrides: of that command line, as text.
+        job: the folder of this job inside a sweep, which is the run where `resume` is auto.
 
     Raises:
         ConfigError: there is no such run, or something was typed that may not change; all faults at once.
@@ -44,7 +46,7 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     if config.get("resume") is None:
         return config
     typed = by_key(overrides)
-    folder = _folder_of(config, typed)
+    folder = job.absolute() if job is not None and config.resume == AUTO else _folder_of(config, typed)
     if config.resume == AUTO and not (folder / CONFIG).exists():
         return config
     saved = saved_config(folder / CONFIG)
@@ -78,6 +80,23 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
         raise ConfigError(dict.fromkeys(faults))
     tree = _with(saved, changes, wanted)
     return OmegaConf.create(tree | {"resume": str(folder)})
+
+
+def going_on_faults(overrides: Iterable[Override]) -> list[str]:
+    """What does not go with a sweep that goes on."""
+    typed = {one.key_or_group: one for one in overrides}
+    resume = typed.get("resume")
+    if resume is None:
+        return []
+    faults = []
+    if resume.value() != AUTO:
+        faults.append(
+            f"{resume.input_line} goes on with one run, not with a sweep. Name the folder of a job without -m, or "
+            "write resume=auto and the experiment_name of the sweep."
+        )
+    if "overwrite" in typed and typed["overwrite"].value() is True:
+        faults.append("overwrite=true does not go with resume, which keeps what is there. Leave one of them out.")
+    return faults
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -114,17 +114,19 @@ def count_faults(overrides: Iterable[Override]) -> list[str]:
 
 
 def taken(config: DictConfig) -> list[str]:
-    """The fault of a sweep whose folder holds a run, or the runs of an earlier sweep that may not be replaced."""
+    """The fault of a sweep whose folder holds a run or an earlier sweep, or of one that goes on and has no name."""
     name = config.get("experiment_name")
+    if name is None and config.get("resume") == "auto":
+        return ["resume=auto looks for the sweep of an experiment_name. Set it to the name of that folder."]
     if name is None:
         return []  # it will be named after the time
     folder = Path(str(config.output_directory), str(name)).expanduser()
     if (folder / SAVED).is_file():
         return [f"experiment_name={name}: {folder} is a run, so no sweep goes into it. Choose another experiment_name."]
-    if config.overwrite is not True and any(folder.glob(f"*/{SAVED}")):
+    if config.overwrite is not True and config.get("resume") is None and any(folder.glob(f"*/{SAVED}")):
         return [
-            f"experiment_name={name}: {folder} holds the runs of a sweep already. Choose another experiment_name, or "
-            "set overwrite=true to replace the runs of the same number."
+            f"experiment_name={name}: {folder} holds the runs of a sweep already. Choose another experiment_name, set "
+            "resume=auto to go on with that sweep, or overwrite=true to replace the runs of the same number."
         ]
     return []
 

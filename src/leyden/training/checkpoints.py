@@ -75,6 +75,7 @@ class Checkpoints(AfterUpdate):
     written: int = 0
     _last: float = field(default_factory=time.monotonic)
     _is_over_budget: bool = False
+    _is_size_said: bool = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on a signal waits for the end of the update."""
@@ -200,7 +201,8 @@ class Checkpoints(AfterUpdate):
                 f"The checkpoint after update {point.step} cannot be written to {self.folder}: {error}. Of those "
                 f"before, {last}. Free some space or mend the folder, then go on with resume={self.folder.parent}."
             ) from error
-        if not self.written:
+        if resumable and not self._is_size_said:  # the one before the first update holds weights alone
+            self._is_size_said = True
             log.info("A checkpoint takes %.1f MiB: what is trained, and the optimizer's state of it.", size / 2**20)
         self.written += 1
         self.saved = [one for one in self.saved if one.path != path]

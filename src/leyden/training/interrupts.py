@@ -14,11 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from leyden.settings.stops import EXIT, SIGNALS
+
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME = 0.5  # seconds: what sends a signal to all processes and to their parent, which hands it on, means one
-EXIT = 128  # plus the number of the signal: the convention of shells
 
 
 class Stopped(SystemExit):
@@ -86,6 +86,7 @@ class Interrupts:
             os._exit(EXIT + signum)
         self.received, self._first = signum, time.monotonic()
         if not self.waiting:
+            log.warning("%s: this ends here.", signal.Signals(signum).name)
             raise Stopped(signum)
         log.warning(
             "%s: the update at hand is finished and a checkpoint written, then this ends. Once more ends it at once.",

@@ -86,7 +86,7 @@ class Restart(Callback):
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             progress["current"].update(dict.fromkeys(progress["current"], ready))
             progress["is_last_batch"] = ready == self.epochs.steps
-            log.info("%d processes go on with what %d began.", trainer.world_size, self.position.processes)
+            log.info("Processes: %d go on with what %d began.", trainer.world_size, self.position.processes)
 
     def _forget_lost(self, last: Evaluation | None) -> None:
         """Where the weights of the best evaluation are damaged, the best of those that are there takes its place."""

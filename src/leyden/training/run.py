@@ -114,7 +114,8 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     L.seed_everything(settings.seed, workers=True, verbose=False)
     clock = time.perf_counter()
     kept = None if is_later_rank() else folder
-    asked, settings = settings.backbone.dtype, with_settled(settings, start[-1].settled) if start else settings
+    asked = settings.backbone.dtype
+    settings, kept_values = with_settled(settings, start[-1].settled if start else {})
     settings, loaded = choose_weights(settings, material, lambda wanted: Loaded(*load_backbone(wanted, material, kept)))
     backbone, dtype, attention = loaded.backbone, replace(loaded.dtype, requested=asked), loaded.attention
     seconds = {"load weights": time.perf_counter() - clock}
@@ -139,7 +140,8 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     trainer = make_trainer(settings.trainer, callbacks, frame.loggers, folder)
     run = Run(
         module, trainer, history, checkpoints, attention, dtype, updates,
-        module.reference.kind if material.problem.uses_reference else "none", display, settings, found, seconds,
+        module.reference.kind if material.problem.uses_reference else "none", display, settings,
+        {**found, **kept_values}, seconds,
     )  # fmt: skip
     return run, data
 
@@ -186,11 +188,13 @@ def _train(run: Run, data: TreeDataModule, settings: Trainer, state: Path | None
         with named_in_errors(run.checkpoints), pickles_refused(state):
             if state is not None:
                 check_state(run.module, state.parent)
-            run.trainer.fit(run.module, datamodule=data, ckpt_path=state, weights_only=True)
-        run.seconds["train, with evaluations"] = time.perf_counter() - clock - scores.seconds
-        run.seconds["train alone"] = run.history.seconds - run.history.before[0]
-        run.seconds["wait for batches"] = run.history.waiting - run.history.before[1]
-        run.seconds["save checkpoints"] = run.checkpoints.seconds
+            try:
+                run.trainer.fit(run.module, datamodule=data, ckpt_path=state, weights_only=True)
+            finally:  # also of a run that a signal ends
+                run.seconds["train, with evaluations"] = time.perf_counter() - clock - scores.seconds
+                run.seconds["train alone"] = run.history.seconds - run.history.before[0]
+                run.seconds["wait for batches"] = run.history.waiting - run.history.before[1]
+                run.seconds["save checkpoints"] = run.checkpoints.seconds
         if run.history.shared:
             log.info("%s", shared_tokens(run.history))
         callbacks: list[Callback] = run.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector

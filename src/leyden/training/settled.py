@@ -124,12 +124,14 @@ def settled_values(settings: Settings) -> dict[str, Any]:
     return {f"{group}.{name}": getattr(getattr(settings, group), name) for group, name in keys}
 
 
-def with_settled(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings with what an earlier part of the run has found, wherever they say `auto`."""
+def with_settled(settings: Settings, values: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
+    """The settings with the numbers that an earlier part of the run has found, wherever they say `auto`; and which."""
+    found: dict[str, str] = {}
     for key, value in values.items():
         group, name = key.split(".")
         part = getattr(settings, group)
         if getattr(part, name) == "auto" and value != "auto":
             log.info("%s=auto is %s, as before.", key, value)
+            found[key] = "found when the run was begun"
             settings = settings.model_copy(update={group: part.model_copy(update={name: value})})
-    return settings
+    return settings, found

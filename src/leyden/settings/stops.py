@@ -1,0 +1,36 @@
+"""Signals where no run listens for them: before the first job, between the jobs of a sweep, and after the last."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT = 128  # plus the number of the signal: the convention of shells
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and Ctrl-C end this process in order, with the code of shells and a line in place of a traceback.
+
+    A run inside the block listens itself. Only a main thread can.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, _end) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _end(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    print(f"{signal.Signals(signum).name}: this ends here.", file=sys.stderr)
+    raise SystemExit(EXIT + signum)
