@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "run" / "model" / "adapter_config.json").write_text("{}")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "predictions.parquet").write_text("mine")
-    monkeypatch.setattr("leyden.artifacts.predict.check_device", lambda settings: pytest.fail("too late"))
+    monkeypatch.setattr("leyden.artifacts.opened.check_device", lambda settings: pytest.fail("too late"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
