@@ -88,7 +88,7 @@ def _quit(chat: Chat, text: str) -> str:
 
 COMMANDS = {
     "reset": Command("forget all turns; the system text stays", _reset),
-    "system": Command(f"show the system text; with a TEXT behind it, set it; with {EMPTY}, take it away", _system, True),
+    "system": Command(f"show the system text; set it to the TEXT behind it, or with {EMPTY} to none", _system, True),
     "compare": Command("let the base model answer beside the adapter; again: not any more", _compare),
     "help": Command("show this", _help),
     "quit": Command("end the chat", _quit),

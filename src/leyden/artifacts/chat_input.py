@@ -44,10 +44,10 @@ def talk_in_terminal(chat: Chat, screen: Screen, ask: Callable[[], str]) -> None
     while True:
         try:
             line = ask().strip()
+            check_text(line, "This line")
             if is_command(line):
                 screen.say(run_command(chat, line))
             elif line:
-                check_text(line, "this line")
                 screen.answer(chat, question_of(line))
         except LeydenError as error:
             screen.say(" ".join(error.faults))
@@ -73,10 +73,10 @@ def talk_through_pipe(chat: Chat, lines: TextIO) -> None:
     empty = 0
     try:
         for number, line in enumerate((line.strip() for line in lines), start=1):
+            check_text(line, f"Standard input: line {number}")
             if is_command(line):
                 print(run_command(chat, line), file=sys.stderr)
             elif line:
-                check_text(line, f"line {number} of standard input")
                 _print_answers(chat, question_of(line))
             else:
                 empty += 1

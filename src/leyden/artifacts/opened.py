@@ -1,4 +1,4 @@
-"""A trained model opened for predictions: its problem, its way of writing texts, and its weights when they are needed."""
+"""A model opened for predictions: its problem, its way of writing texts, and its weights when they are needed."""
 
 from __future__ import annotations
 
@@ -83,9 +83,7 @@ class Opened:
 
     def load(self, *, scores: bool = True) -> Predictor:
         """The weights; without `scores` no copy of those that training began with."""
-        return load_predictor(
-            self.checkpoint, self.settings, self.tokenizer, self.problem, self.run, scores=scores
-        )
+        return load_predictor(self.checkpoint, self.settings, self.tokenizer, self.problem, self.run, scores=scores)
 
     def answerer(self, predictor: Predictor, trees: TreeDataset, **told: Any) -> Answerer:
         """Answers the samples of a part as in an evaluation: its settings, its seed, its ways to stop.

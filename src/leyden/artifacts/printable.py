@@ -9,10 +9,10 @@ ORDER = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 
 def printable(text: str) -> str:
-    """The text with each control character as a picture, `␛` for escape; line ends and tabs stay.
+    r"""The text with each control character as a picture, `␛` for escape; line ends and tabs stay.
 
     Marks that change the direction of what follows, and control characters that have no picture, are written out as
-    `\\u202e`. A text in parts gives the same as the whole.
+    `\u202e`. A text in parts gives the same as the whole.
     """
     return "".join(map(_shown, text))
 

@@ -37,7 +37,8 @@ class AnswerText:
         """
         text = self._decoded(ids).rstrip(BROKEN)
         text = text[: min(self._stop(text), _undecided(text, self.stops, 0))]
-        told, place = [], 0
+        told: list[str] = []
+        place = 0
         while True:
             limit, found = _undecided(text, self.special, place), self._any_special.search(text, place)
             if found is None or found.start() >= limit:

@@ -45,7 +45,7 @@ def dialogue_part(dataset: Dataset, prompts: Sequence[str], answers: Sequence[st
     missing = {role: Integers([last] if role == "answer" else []) for role in texts}
     source = Source(table, {role: Texts.of(cells) for role, cells in texts.items()}, missing, threads)
     source = with_names(source, dataset)
-    return Part(source, range(last + 1), threads.chains([last]))
+    return Part(source, Integers(range(last + 1)), threads.chains([last]))
 
 
 def remarks(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

@@ -20,9 +20,10 @@ from leyden.settings.wording import show
 
 CONFIG_DIR = Path(__file__).resolve().parents[3] / "conf"
 RUN_CONFIG = "config.yaml"
-SYSTEM = "system"  # column of a system text that is typed, where no run says what its own is called
+TYPED, SYSTEM = "prompt", "system"  # names of a table and its column for what is typed, where no run has any
 OF_TABLES = ("output", "overwrite", "generation.batch_size_inference")
 COLUMNS, FOR_ALL = "dataset.", ("dataset.path", "dataset.chat_template")
+BROKEN = {chr(code) for code in range(0xDC80, 0xDD00)}  # what Python makes of bytes that are no UTF-8
 OUTPUTS = "outputs"  # where runs are unless `output_directory` says otherwise
 
 
@@ -41,7 +42,7 @@ def read_predict(
     wanted, refused = validate(config, PredictSettings)
     if wanted is None:
         raise ConfigError(refused.values())
-    found, unusable = list(_input_faults(wanted, explicit)), list(_run_faults(wanted))
+    found, unusable = [*_input_faults(wanted), *_typed_faults(wanted, explicit)], list(_run_faults(wanted))
     if unusable or "run" in refused:
         raise ConfigError([*refused.values(), *unusable, *found])
     folder = run_folder(str(wanted.run))
@@ -66,8 +67,8 @@ def _changed(base: dict[str, Any], wanted: PredictSettings, folder: Path | None)
         base["seed"] = wanted.seed
     if wanted.dataset.path is not None:
         base["dataset"]["train_dataframe"] = wanted.dataset.path
-    elif folder is None and wanted.system is not None:
-        base["dataset"]["system_column"] = SYSTEM  # as the one row has it that is typed
+    elif folder is None:
+        base["dataset"] |= {"train_dataframe": TYPED} | ({"system_column": SYSTEM} if wanted.system else {})
     return base
 
 
@@ -101,8 +102,8 @@ def _run_faults(wanted: PredictSettings) -> Iterator[str]:
         yield f"run={wanted.run!r} holds no model (was it trained with checkpoint=disable, or stopped?). Name another."
 
 
-def _input_faults(wanted: PredictSettings, explicit: frozenset[str]) -> Iterator[str]:
-    """What is wrong with what the model is asked: nothing, two things at once, or settings of something else."""
+def _input_faults(wanted: PredictSettings) -> Iterator[str]:
+    """Whether the model is asked one thing: a table, a prompt, or what is typed in a chat."""
     path, prompt, chat = wanted.dataset.path, wanted.prompt, wanted.mode == "chat"
     if path is None and prompt is None and not chat:
         yield (
@@ -119,9 +120,17 @@ def _input_faults(wanted: PredictSettings, explicit: frozenset[str]) -> Iterator
         yield f"mode=chat asks for every question, and prompt={show(prompt)} is one. Leave one out."
     if wanted.system is not None and path is not None and not chat:
         yield "system has no effect on a table, which has its own in dataset.system_column. Leave it out."
-    why = "mode=chat" if chat else "a prompt" if prompt is not None else None
-    for key in sorted(explicit):
-        if why is not None and (key in OF_TABLES or (key.startswith(COLUMNS) and key not in FOR_ALL)):
+
+
+def _typed_faults(wanted: PredictSettings, explicit: frozenset[str]) -> Iterator[str]:
+    """What was typed and cannot be read, or would not be looked at."""
+    for key, text in (("prompt", wanted.prompt), ("system", wanted.system)):
+        if text is not None and any(sign in BROKEN for sign in text):
+            yield f"{key} holds bytes that are no UTF-8. Write it as UTF-8."
+    chat = wanted.mode == "chat"
+    why = "mode=chat" if chat else "a prompt" if wanted.prompt is not None else None
+    for key in sorted(explicit) if why is not None else ():
+        if key in OF_TABLES or (key.startswith(COLUMNS) and key not in FOR_ALL):
             yield f"{key} has no effect here ({why} reads no table). Leave it out."
     if "generation.num_history" in explicit and not chat:
         yield "generation.num_history has no effect here (it is of mode=chat). Leave it out."
@@ -131,7 +140,7 @@ def _unfit(wanted: PredictSettings, settings: Settings, folder: Path | None) -> 
     """What the model that was trained cannot be asked."""
     kind, data = settings.problem.target.rpartition(".")[2], settings.dataset
     if wanted.mode == "chat" and settings.problem.scores in HEADS:
-        yield f"mode=chat: {wanted.run} is a model of {kind}, which writes no text. Set prompt= or dataset.path= instead."
+        yield f"mode=chat: {wanted.run} is a model of {kind}, which writes no text. Set prompt= or dataset.path=."
     elif wanted.mode == "chat" and not data.prompt_columns:
         yield f"mode=chat: {wanted.run} was trained on texts without prompts. Set prompt= the beginning of a text."
     if wanted.system is not None and folder is not None and data.system_column is None:
@@ -140,7 +149,7 @@ def _unfit(wanted: PredictSettings, settings: Settings, folder: Path | None) -> 
             "no system texts. Leave it out."
         )
     if wanted.seed is not None and not (settings.generation.do_sample and settings.problem.scores not in HEADS):
-        yield f"seed={wanted.seed} has no effect here (nothing is sampled). Leave it out, or set generation.do_sample=true."
+        yield f"seed={wanted.seed} has no effect here (nothing is sampled). Leave it out."
 
 
 def _plain_config(model: str) -> dict[str, Any]:

@@ -118,7 +118,9 @@ class PredictSettings(Group):
     """What predict.py needs beside the settings of the run."""
 
     run: str | None = Field(description="Run folder, its model folder, or any model: hub id, folder, .gguf file.")
-    mode: Literal["table", "chat"] = Field(description="table: predict a table, or one prompt; chat: talk to the model.")
+    mode: Literal["table", "chat"] = Field(
+        description="table: predict a table, or one prompt; chat: talk to the model."
+    )
     prompt: Annotated[str | None, Verbatim()] = Field(
         description="One prompt in place of a table; its prediction alone is written to standard output."
     )
