@@ -67,7 +67,7 @@ Made = Callable[[str], Path]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dialogues with system texts, learned well enough that adapter and base differ and answers are letters."""
     return trained(
-        tmp_path_factory.mktemp("dialogue"), TABLE, *DIALOGUE, "trainer.epochs=40", "optimizer.learning_rate=0.03",
+        tmp_path_factory.mktemp("dialogue"), TABLE, *DIALOGUE, "trainer.epochs=40", "optimizer.learning_rate=0.01",
         "trainer.batch_size=6", "trainer.evaluation_epochs=40", "generation.max_length_inference=16",
     )  # fmt: skip
 
@@ -140,7 +140,8 @@ def test_a_chat_answers_as_evaluation_and_prediction_do_token_for_token(
         answer = answered(chat, TABLE["p"][rows[-1]])
         assert answer == table["prediction"][rows[-1]] == evaluated["prediction"][rows[-1]]
         assert tuple(tokens[-1]) in of_table
-    assert len(of_table) >= 3
+        assert answer
+    assert len(of_table) >= 2, "the answers do not differ, so that equal ones show little"
 
 
 def test_adapter_and_base_answer_beside_each_other_from_one_copy_of_the_weights(
@@ -198,9 +199,8 @@ def test_a_prompt_gives_what_a_table_gives(
         assert out == f"{row['prediction']}\n"
         return
     found = [line.split("\t") for line in out.splitlines()]
-    chances = [(name, float(value)) for name, value in found[-sum("probability" in name for name in row) :]]
     if kind in ("classification", "yes_or_no"):
-        assert found[0] == [str(row["prediction"])]
+        assert found.pop(0) == [str(row["prediction"])]
     elif kind == "regression":
         assert [[float(cell) for cell in line] for line in found] == [[pytest.approx(row["prediction_n"], rel=1e-5)]]
         return
@@ -210,7 +210,8 @@ def test_a_prompt_gives_what_a_table_gives(
         )
         return
     else:
-        assert found[:2] == [["b", str(row["prediction_b"])], ["c", str(row["prediction_c"])]]
+        assert [found.pop(0), found.pop(0)] == [[name, str(row[f"prediction_{name}"])] for name in "bc"]
+    chances = [(name, float(value)) for name, value in found]
     expected = {name.removeprefix("probability_"): cell for name, cell in row.items() if "probability" in name}
     assert dict(chances) == pytest.approx(expected, rel=1e-5)
     assert [chance for _, chance in chances] == sorted((chance for _, chance in chances), reverse=True)
@@ -218,15 +219,15 @@ def test_a_prompt_gives_what_a_table_gives(
 
 def test_a_model_of_texts_goes_on_with_one(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     run = made("text")
+    capsys.readouterr()
     predict(*asked(run, "prompt=Once upon"))
     out, err = capsys.readouterr()
-    chat_of_text = asked(run, "prompt=x")
-    opened = open_model(chat_of_text[1], trained_problem(chat_of_text[1], run), run, None)
-    (expected,) = generate_texts(
-        opened.load().model, opened.tokenizer, [list(b"Once upon")], chat_of_text[1].generation, (), batch_size=1
-    )
-    assert out.startswith(expected[:3])
-    assert out == f"{expected}\n" or "<|" in expected
+    _, settings, _ = asked(run, "prompt=x")
+    opened = open_model(settings, trained_problem(settings, run), run, None)
+    wanted, stops = settings.generation, opened.template.stops
+    prompts = [opened.tokenizer("Once upon", add_special_tokens=False)["input_ids"]]  # no frame, as in training
+    assert [out] == [f"{text}\n" for text in generate_texts(
+        opened.load().model, opened.tokenizer, prompts, wanted, stops, batch_size=1)]  # fmt: skip
     assert "left out" not in err
     predict(*asked(run, f"prompt={'a' * 50}", "tokenizer.max_length=10"))
     assert "the first 40 of its 50 tokens are left out (tokenizer.max_length=10)" in capsys.readouterr().err
@@ -271,11 +272,11 @@ def test_a_session_in_a_terminal(run: Path, tmp_path: Path) -> None:
     session = Session(f"run={run}", "mode=chat", "generation.max_length_inference=1000",
                       "generation.min_length_inference=1000", cwd=tmp_path)  # fmt: skip
     try:
-        session.until(r"Ctrl-D ends\.")
+        session.until(r"/help lists the commands\. Ctrl-C stops an answer, Ctrl-D ends\.")
         session.until("> ")
         session.type("Hello?\n")
         session.until(r"Hello\?\r\n")
-        first = session.until(r"[\w.]{3}")  # the answer has begun, and has 990 tokens to go
+        first = session.until(r"\S{3}")  # the answer has begun, and has 990 tokens to go
         session.type("\x03")
         answer = first + session.until(r"Stopped\.")
         assert len(answer) < 900
@@ -293,6 +294,7 @@ def test_a_session_in_a_terminal(run: Path, tmp_path: Path) -> None:
         assert session.process.wait(60) == 0
     finally:
         session.process.kill()
+        session.process.wait()
         os.close(session.terminal)
 
 

@@ -40,7 +40,7 @@ def talk_in_terminal(chat: Chat, screen: Screen, ask: Callable[[], str]) -> None
         ask: gives the next line; raises EOFError at the end, KeyboardInterrupt when a line is given up.
     """
     chat.predictor  # noqa: B018  # load before the first question
-    screen.say("/help says what can be typed besides questions. Ctrl-C stops an answer, Ctrl-D ends.")
+    screen.say("/help lists the commands. Ctrl-C stops an answer, Ctrl-D ends.")
     while True:
         try:
             line = ask().strip()
