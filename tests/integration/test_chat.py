@@ -197,6 +197,7 @@ def test_a_prompt_gives_what_a_table_gives(
     row = {name: table[name][0] for name in table.columns if name.startswith(("prediction", "probability_"))}
     if kind in ("causal_lm", "dpo", "seq2seq"):
         assert out == f"{row['prediction']}\n"
+        assert answered(chat_with(run), prompt) == row["prediction"]
         return
     found = [line.split("\t") for line in out.splitlines()]
     if kind in ("classification", "yes_or_no"):
