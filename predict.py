@@ -1,4 +1,7 @@
-"""Predict a table with a run or any model: `python predict.py run=outputs/NAME dataset.path=new.csv`."""
+"""Predict with a run or any model: a table, one prompt, or a chat.
+
+`python predict.py run=outputs/NAME dataset.path=new.csv`, or `prompt="..."`, or `mode=chat`.
+"""
 
 import sys
 from pathlib import Path
@@ -13,11 +16,11 @@ from leyden.settings.schema import PredictSettings
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(config: DictConfig) -> None:
-    """Write one prediction per row of a table."""
-    from leyden.artifacts.predict import predict_table  # late: neither --help nor a refused config waits for torch
+    """Write one prediction per row of a table, or answer what is typed."""
+    from leyden.artifacts.predict import predict  # late: neither --help nor a refused config waits for torch
 
     with reported_faults(debug=config.debug):
-        predict_table(*read_predict(config))
+        predict(*read_predict(config))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from leyden.backbone.answer_text import AnswerText
 from leyden.backbone.attention import choose_attention
 from leyden.backbone.generate import (
     check_room,
-    clean_text,
     generate_texts,
     generation_config,
     pad_id,
@@ -205,8 +205,8 @@ def test_stop_strings_are_decoded_trimmed_and_unique() -> None:
 
 def test_text_is_cleaned(tokenizer: PreTrainedTokenizerBase) -> None:
     letters = tokenizer("hello", add_special_tokens=False)["input_ids"]
-    assert clean_text(tokenizer, [258, *letters, 259, 257, EOS, *letters], ()) == "hello"
-    assert clean_text(tokenizer, letters, ("lo", "el")) == "h"
+    assert AnswerText(tokenizer, ()).whole([258, *letters, 259, 257, EOS, *letters]) == "hello"
+    assert AnswerText(tokenizer, ("lo", "el")).whole(letters) == "h"
 
 
 def test_padding_falls_back(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -248,7 +248,7 @@ def test_an_empty_prompt_starts_from_the_begin_token_or_else_from_the_end_token(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12,
         bos_token_id=None, eos_token_id=EOS, pad_token_id=257,
     )  # fmt: skip
-    expected = clean_text(tokenizer, alone[0, 1:].tolist(), ())
+    expected = AnswerText(tokenizer, ()).whole(alone[0, 1:].tolist())
     assert expected
     for batch_size in (1, 3):
         found = generate_texts(model, tokenizer, [PROMPTS[0], [], PROMPTS[1]], settings(), (), batch_size=batch_size)

@@ -1,30 +1,28 @@
-"""`predict.py`: a model and a table in, a table with one prediction per row out."""
+"""`predict.py`: a model and a table in, a table with one prediction per row out; or one prompt; or a chat."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
+from leyden.artifacts.chat import Chat
+from leyden.artifacts.chat_input import talk
 from leyden.artifacts.folder import is_run
+from leyden.artifacts.opened import Opened, open_model, predicting, trained_problem
+from leyden.artifacts.predict_prompt import predict_prompt
 from leyden.artifacts.predictions import FILES, prediction_table, write_predictions
-from leyden.artifacts.predictor import Predictor, evaluate, load_predictor, saved_model_config
-from leyden.artifacts.run_log import RunLog, say
-from leyden.backbone.checkpoint import find_checkpoint
-from leyden.backbone.generate import stop_strings
-from leyden.backbone.load import check_architecture
+from leyden.artifacts.predictor import Predictor, evaluate
+from leyden.artifacts.run_log import say
 from leyden.data.dataset import TreeDataset
 from leyden.data.rows import whole_part
 from leyden.data.sources import Source, read_source
-from leyden.data.templates import Template, make_template
 from leyden.data.texts import rows_with
 from leyden.data.tokenization import control_tokens
 from leyden.problem.base import Problem
@@ -32,13 +30,8 @@ from leyden.settings.errors import ConfigError
 from leyden.settings.locations import folder_faults
 from leyden.settings.schema import PredictSettings, Settings
 from leyden.settings.wording import counted
-from leyden.training.answers import Answerer
-from leyden.training.devices import check_device
-from leyden.training.prepare import tokens_of
-from leyden.training.problems import make_problem, writes
+from leyden.training.problems import writes
 from leyden.training.progress import make_display
-from leyden.training.quiet import filtered_warnings, quiet_libraries
-from leyden.training.reading import make_limits, make_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,6 +46,28 @@ OPTIONAL = (
 )  # fmt: skip
 
 
+def predict(wanted: PredictSettings, settings: Settings, run: Path | None) -> None:
+    """Predict what is asked for: a table into a folder, one prompt onto standard output, or a whole chat.
+
+    Args:
+        wanted: of the prediction.
+        settings: of the run, with what the user changed.
+        run: the run folder; None for any other model.
+
+    Raises:
+        ConfigError, DataError, ModelError: before weights are loaded.
+    """
+    if wanted.dataset.path is not None:
+        predict_table(wanted, settings, run)
+        return
+    with predicting(settings) as conversions:
+        opened = open_model(settings, trained_problem(settings, run), run, conversions)
+        if wanted.prompt is not None:
+            predict_prompt(opened, wanted.prompt, wanted.system)
+        else:
+            talk(Chat(opened, wanted.generation.num_history, wanted.system))
+
+
 def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None) -> Path:
     """Predict every row of a table, in order; return the folder of the predictions.
 
@@ -65,25 +80,15 @@ def predict_table(wanted: PredictSettings, settings: Settings, run: Path | None)
         ConfigError, DataError, ModelError: before weights are loaded.
     """
     output = _output(wanted, run)
-    quiet_libraries()
-    with RunLog(), filtered_warnings(), _scratch(settings) as conversions:
-        check_device(settings)
-        problem = make_problem(settings)
-        if run is not None and problem.targets != "text":
-            problem = problem.restored(saved_model_config(run))
+    with predicting(settings) as conversions:
+        problem = trained_problem(settings, run)
         source = read_source(settings.dataset, settings.dataset.train_tables, "dataset.path", optional=OPTIONAL,
                              answers=False, targets=problem.targets, **problem.classes_read)  # fmt: skip
         say([*source.warnings, *_silent_turns(source, problem)])
-        checkpoint = find_checkpoint(settings.backbone, root=conversions)
-        check_architecture(checkpoint, problem.head.family)
-        tokenizer, _ = make_tokenizer(checkpoint, settings)
-        template = make_template(settings.dataset, tokenizer)
-        tokens, _ = tokens_of(source, template, tokenizer, cache=settings.cache == "on")
-        limits = make_limits(settings, problem, tokenizer, known="answer" in source.texts)
-        trees = TreeDataset(whole_part(source), tokens, template, problem.build_tree, limits)
-        _announce(trees, tokenizer)
-        predictor = load_predictor(checkpoint, settings, tokenizer, problem, run)
-        table = _predicted(predictor, trees, problem, settings, template)
+        opened = open_model(settings, problem, run, conversions)
+        trees = opened.trees(whole_part(source), cache=settings.cache == "on")
+        _announce(trees, opened.tokenizer)
+        table = _predicted(opened, opened.load(), trees)
         _write(table, output)
     print(f"{counted(len(table), 'predictions')} in {output / 'predictions.csv'} (and .parquet).")
     return output
@@ -97,19 +102,13 @@ def _write(table: pd.DataFrame, output: Path) -> None:
         raise ConfigError(f"output={str(output)!r} cannot be written: {error}. Name another folder.") from error
 
 
-def _predicted(
-    predictor: Predictor, trees: TreeDataset, problem: Problem, settings: Settings, template: Template
-) -> pd.DataFrame:
-    display = make_display(settings.trainer.progress)
-    generation, samples = settings.generation, range(len(trees))
-    batch_size = generation.batch_size_inference or settings.trainer.rows
-    evaluation = evaluate(predictor, trees, problem, batch_size, display)
-    answerer = Answerer(
-        predictor.model, predictor.tokenizer, trees, generation, stop_strings(generation, template.stops),
-        batch_size, settings.seed, display.advance,
-    )  # fmt: skip
+def _predicted(opened: Opened, predictor: Predictor, trees: TreeDataset) -> pd.DataFrame:
+    display = make_display(opened.settings.trainer.progress)
+    problem, samples = opened.problem, range(len(trees))
+    answerer = opened.answerer(predictor, trees, advance=display.advance)
+    evaluation = evaluate(predictor, trees, problem, answerer.batch_size, display)
     texts: dict[int, str] = {}
-    if writes(settings, problem):
+    if writes(opened.settings, problem):
         with display.phase("predict", len(trees)):
             texts = answerer.generate(samples)
     return prediction_table(trees, answerer.shown(samples), texts, problem, evaluation)
@@ -146,16 +145,6 @@ def _announce(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase) -> None:
             "%s: %s the name of a control token (%s), which is read as plain text.",
             table.path, counted(len(named), "rows hold" if len(named) > 1 else "row holds"), table.places(named),
         )  # fmt: skip
-
-
-@contextmanager
-def _scratch(settings: Settings) -> Iterator[Path | None]:
-    """Where a checkpoint is converted: the user's cache, or with `cache=off` a folder that goes away again."""
-    if settings.cache == "on":
-        yield None
-        return
-    with TemporaryDirectory(prefix="leyden-") as folder:
-        yield Path(folder)
 
 
 def _output(wanted: PredictSettings, run: Path | None) -> Path:

@@ -77,10 +77,16 @@ def saved_model_config(run: Path) -> dict[str, Any]:
     return found
 
 
-def load_predictor(
-    checkpoint: Checkpoint, settings: Settings, tokenizer: PreTrainedTokenizerBase, problem: Problem, run: Path | None
+def load_predictor(  # noqa: PLR0913
+    checkpoint: Checkpoint,
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    run: Path | None,
+    *,
+    scores: bool = True,
 ) -> Predictor:
-    """The trained model of a run, or a plain model, in evaluation mode."""
+    """The trained model of a run, or a plain model, in evaluation mode; without `scores`, for answers alone."""
     device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
     precision = settings.trainer.precision
     dtype = weight_type(choose_dtype(settings.backbone.dtype, device, precision), precision)
@@ -95,8 +101,8 @@ def load_predictor(
     model = model.to(device).eval()
     attention = choose_attention(model, settings.backbone.attention_implementation)
     log.info("%s", attention.reason)
-    reference = Reference(model)
-    if run is not None and problem.uses_reference:
+    reference, paired = Reference(model), scores and problem.uses_reference
+    if run is not None and paired:
         kept = run / BASE / START
         if kept.is_file():
             reference.prepare(load_file(kept))
@@ -104,7 +110,7 @@ def load_predictor(
             start = load_model(checkpoint, stored, dtype, problem.head)
             fit_vocabulary(start, tokenizer)
             reference.prepare(dict(start.named_parameters()))
-    if problem.uses_reference:
+    if paired:
         reference.prepare()
     return Predictor(model, reference, tokenizer, make_collator(settings, tokenizer, model, attention))
 

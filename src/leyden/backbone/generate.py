@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from leyden.backbone.answer_text import AnswerText, end_ids
 from leyden.backbone.attention import attention_for_generation
 from leyden.backbone.compiled import uncompiled
 from leyden.backbone.load import check_positions
@@ -20,6 +21,7 @@ from leyden.settings.escapes import decode_escapes
 from leyden.settings.model_groups import Generation
 
 PLAIN = {"sdpa", "eager", "flash_attention_2"}
+Follow = Callable[[str], bool]
 
 
 class StopStrings(StoppingCriteria):
@@ -44,6 +46,25 @@ class StopStrings(StoppingCriteria):
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
+class Followed(StoppingCriteria):
+    """Tells how far the one answer that is being written has come, token by token, and ends it on demand.
+
+    Args:
+        text: reads the new tokens.
+        follow: told what is certain of the answer; true ends it.
+        prompt_length: tokens of the prompt, which are not told.
+        beams: several answers are being written, and which one it will be is not known: no text is told.
+    """
+
+    def __init__(self, text: AnswerText, follow: Follow, prompt_length: int, *, beams: bool) -> None:
+        self.text, self.follow, self.prompt_length, self.beams = text, follow, prompt_length, beams
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # noqa: ARG002
+        """Whether to end: bool [B]."""
+        done = self.follow("" if self.beams else self.text.so_far(input_ids[0, self.prompt_length :].tolist()))
+        return torch.full((len(input_ids),), done, dtype=torch.bool, device=input_ids.device)
+
+
 def stop_strings(settings: Generation, template_stops: Sequence[str]) -> tuple[str, ...]:
     """The strings that end an answer: those of the settings, decoded and trimmed, and those of the template."""
     own = [decode_escapes(part).strip() for part in settings.stop_tokens.split(",")]
@@ -60,6 +81,7 @@ def generate_texts(  # noqa: PLR0913
     batch_size: int,
     seed: int | None = None,
     advance: Callable[[int], None] = lambda rows: None,
+    follow: Follow | None = None,
 ) -> list[str]:
     """One answer per prompt, in the order of the prompts.
 
@@ -72,11 +94,13 @@ def generate_texts(  # noqa: PLR0913
         batch_size: prompts at a time; the result does not depend on it in float32, unless sampling.
         seed: of the sampling; None draws from the global random state.
         advance: told after each batch how many prompts are done.
+        follow: told after each token of a batch what is certain of its first answer; true ends the batch. For one
+            prompt; with beams it is told the empty text.
 
     Raises:
         ModelError: a prompt is empty, and the tokenizer has no token to start from.
     """
-    answers = [""] * len(prompts)
+    answers, text = [""] * len(prompts), AnswerText(tokenizer, stops)
     prompts = [prompt or [start_id(tokenizer)] for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
     with (
@@ -88,27 +112,11 @@ def generate_texts(  # noqa: PLR0913
     ):
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
-            new = _generate([prompts[place] for place in places], model, tokenizer, settings, stops)
+            new = _generate([prompts[place] for place in places], model, settings, text, follow)
             for place, ids in zip(places, new, strict=True):
-                answers[place] = clean_text(tokenizer, ids, stops)
+                answers[place] = text.whole(ids)
             advance(len(places))
     return answers
-
-
-def clean_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Sequence[str]) -> str:
-    """The answer in new tokens: up to the end token and before the first stop string, without special tokens."""
-    ends = _end_ids(tokenizer)
-    kept = list(ids)
-    for place, token in enumerate(kept):
-        if token in ends:
-            kept = kept[:place]
-            break
-    text = str(tokenizer.decode(kept, skip_special_tokens=False))
-    cuts = [cut for cut in map(text.find, stops) if cut >= 0]
-    text = text[: min(cuts, default=None)]
-    for special in sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True):
-        text = text.replace(special, "")
-    return text.strip()
 
 
 def generation_config(settings: Generation, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
@@ -120,7 +128,7 @@ def generation_config(settings: Generation, tokenizer: PreTrainedTokenizerBase) 
         "num_beams": settings.num_beams,
         "repetition_penalty": settings.repetition_penalty,
         "max_time": settings.max_time or None,
-        "eos_token_id": sorted(_end_ids(tokenizer)) or None,
+        "eos_token_id": sorted(end_ids(tokenizer)) or None,
         "pad_token_id": pad_id(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "use_cache": True,
@@ -184,10 +192,6 @@ def check_room(model: nn.Module, longest_prompt: int, settings: Generation) -> s
     return f"{fault}; the end of longer answers may be poor." if warning else None
 
 
-def _end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    return set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
-
-
 def _implementation(model: nn.Module) -> str:
     current = str(base_model(model).config._attn_implementation)
     return current if current in PLAIN else str(base_model(model).get_correct_attn_implementation(None))
@@ -207,22 +211,25 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 def _generate(
     prompts: Sequence[Sequence[int]],
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
     settings: Generation,
-    stops: Sequence[str],
+    text: AnswerText,
+    follow: Follow | None,
 ) -> list[list[int]]:
     width = max(len(prompt) for prompt in prompts)
     device = base_model(model).device
-    padding = pad_id(tokenizer)
+    padding = pad_id(text.tokenizer)
     ids = torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    encoder = base_model(model).config.is_encoder_decoder  # its output is the decoder's: the start token and the answer
-    criteria = StoppingCriteriaList([StopStrings(tokenizer, stops, 1 if encoder else width)] if stops else [])
+    # the output of an encoder-decoder is that of the decoder: the start token and the answer
+    start = 1 if base_model(model).config.is_encoder_decoder else width
+    criteria = StoppingCriteriaList([StopStrings(text.tokenizer, text.stops, start)] if text.stops else [])
+    if follow is not None:
+        criteria.append(Followed(text, follow, start, beams=settings.num_beams > 1))
     output = model.generate(  # type: ignore[operator]
         input_ids=ids,
         attention_mask=mask,
-        generation_config=generation_config(settings, tokenizer),
+        generation_config=generation_config(settings, text.tokenizer),
         stopping_criteria=criteria,
     )
-    new: list[list[int]] = output[:, 1 if encoder else width :].tolist()
+    new: list[list[int]] = output[:, start:].tolist()
     return new

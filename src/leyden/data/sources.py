@@ -109,7 +109,7 @@ def read_source(  # noqa: PLR0913
         raise DataError(faults)
     warnings += [*threads.warnings, *(labels.warnings if labels else ())]
     warnings += cells.equal_pairs(table, texts, threads) if answers else []
-    return _named(Source(table, texts, missing, threads, warnings, labels, weights), dataset)
+    return with_names(Source(table, texts, missing, threads, warnings, labels, weights), dataset)
 
 
 def detected(dataset: Dataset, purpose: Purpose) -> tuple[Dataset, str]:
@@ -137,7 +137,7 @@ def _arranged(dataset: Dataset, names: Sequence[str], setting: str, *, complete:
     return dataset.model_copy(update=now), replace(table, notes=(*table.notes, *notes))
 
 
-def _named(source: Source, dataset: Dataset) -> Source:
+def with_names(source: Source, dataset: Dataset) -> Source:
     """Personalize, the last step of reading (rule N32): it changes no row, no split and no sample."""
     if not dataset.personalize:
         return source

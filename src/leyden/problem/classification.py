@@ -99,6 +99,11 @@ class Classification(HeadProblem):
             return {"num_classes": len(names)}
         return {"num_classes": 1 if kind == "binary" else len(names), "class_names": names}
 
+    @property
+    def label_columns(self) -> int:
+        """One class, or an answer to each of several questions."""
+        return len(self._classes.names) if self._classes.kind == "multilabel" else 1
+
     def entry_weights(self, wanted: Tensor) -> Tensor:
         """The weight of each label's class."""
         weights = self._classes.weights.to(wanted)

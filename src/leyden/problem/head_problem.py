@@ -23,6 +23,11 @@ Kind = TypeVar("Kind", bound="HeadProblem")
 class HeadProblem(Problem):
     """A problem that reads the prompt and answers with numbers."""
 
+    @property
+    def label_columns(self) -> int:
+        """How many labels a row has."""
+        return 1
+
     def build_tree(self, conversation: Conversation) -> Tree:
         """One segment without targets: everything up to the answer (rule N26)."""
         segment = Segment(conversation.history, False)
@@ -33,7 +38,9 @@ class HeadProblem(Problem):
         outputs = scorer.outputs(batch)
         labels = batch.labels
         if labels.shape[1] == 0:  # in prediction rows may come without labels
-            labels = torch.full((len(outputs), 1), torch.nan, dtype=torch.float64, device=outputs.device)
+            labels = torch.full(
+                (len(outputs), self.label_columns), torch.nan, dtype=torch.float64, device=outputs.device
+            )
         scored = torch.isfinite(labels).all(dim=1)
         wanted = self.wanted(labels[scored]).to(outputs.dtype)
         losses = self.loss(HeadScores(outputs[scored], wanted))

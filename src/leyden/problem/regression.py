@@ -74,6 +74,11 @@ class Regression(HeadProblem):
         """Of the targets."""
         return self._scale.columns
 
+    @property
+    def label_columns(self) -> int:
+        """One number per target."""
+        return len(self._scale.columns)
+
     def wanted(self, labels: Tensor) -> Tensor:
         """The targets on the scale of the outputs."""
         mean, deviation = self._moments(labels)

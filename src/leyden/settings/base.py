@@ -24,6 +24,10 @@ class OpenGroup(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Verbatim:
+    """Marks a field of free text: on the command line its value is taken as it was typed, signs and all."""
+
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]

@@ -24,7 +24,7 @@ from leyden.settings.base import Group
 from leyden.settings.composition import compose_config, fault_of, search_space
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, ConfigError, LeydenError, TrainingError
 from leyden.settings.help import help_text
-from leyden.settings.overrides import misfits, read_overrides, typed_keys, variants
+from leyden.settings.overrides import misfits, read_overrides, typed_keys, variants, with_texts
 from leyden.settings.resuming import going_on_faults
 from leyden.settings.stops import ended_by_signals
 from leyden.settings.sweeps import count_faults, flag_first, sweep_fault, taken
@@ -73,7 +73,7 @@ def run_command(main: Callable[[], Any], entry: Entry) -> int:
         0 done, 2 a fault of the user, 1 a fault of the program in a job of a sweep. Elsewhere faults of the program
         keep their traceback.
     """
-    sys.argv[1:] = flag_first(sys.argv[1:])
+    sys.argv[1:] = with_texts(flag_first(sys.argv[1:]), dict(fields_of(entry.schema)))
     arguments = get_args_parser().parse_args()
     if arguments.help:
         print(help_text(entry.name, entry.folder, entry.schema))
@@ -175,7 +175,7 @@ def check_command(arguments: Namespace, entry: Entry) -> None:
     Raises:
         ConfigError: all faults, each once.
     """
-    overrides, faults = read_overrides(arguments.overrides)
+    overrides, faults = read_overrides(with_texts(arguments.overrides, dict(fields_of(entry.schema))))
     faults += [*_launch_faults(entry, multirun=arguments.multirun), *count_faults(overrides)]
     if not arguments.multirun:
         sweeps = [override for override in overrides if override.is_sweep_override()]

@@ -23,10 +23,12 @@ Fine-tune a language model.
   python train.py ... --cfg job                        show every setting, and train nothing
 """,
     "predict": """\
-Predict a table: one prediction per row, in order.
+Predict a table, one prediction per row, in order; or a single prompt; or talk to the model.
 
   python predict.py run=outputs/NAME dataset.path=new.csv           with a run
   python predict.py run=owner/model dataset.path=new.csv            with a model of the hub, a folder or a .gguf file
+  python predict.py run=outputs/NAME prompt="How do I pay?"         its prediction alone on standard output
+  python predict.py run=outputs/NAME mode=chat                      a chat in the terminal; /help says what it can
   python predict.py ... --cfg job                                   show every setting, and predict nothing
 """,
     "export": """\

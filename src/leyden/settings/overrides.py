@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from pydantic.fields import FieldInfo
 
+from leyden.settings.base import Verbatim
 from leyden.settings.wording import complete, is_open, nearest, siblings
 
 
@@ -31,6 +32,27 @@ def read_overrides(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
                     "other than letters and digits in two pairs of quotes, such as \"key='<|a|>'\"."
                 )
     return parsed, faults
+
+
+def with_texts(arguments: Iterable[str], fields: Mapping[str, FieldInfo]) -> list[str]:
+    """The arguments with the values of free texts in quotes, so that Hydra reads no list, number or reference there.
+
+    A value that stands in quotes already, and `null`, stay as they are.
+
+    Args:
+        arguments: of the command line.
+        fields: of the schema, by key.
+    """
+    texts = {key for key, field in fields.items() if any(isinstance(part, Verbatim) for part in field.metadata)}
+    found = []
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if sign and key in texts and value != "null" and not _is_quoted(argument):
+            # a reference has its dollar escaped, and the backslashes in front of it, which count there alone
+            plain = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+            argument = f"{key}={QuotedString(plain, Quote.single).with_quotes()}"
+        found.append(argument)
+    return found
 
 
 def typed_keys(overrides: Iterable[Override]) -> frozenset[str]:
@@ -89,6 +111,14 @@ def is_group(folders: Iterable[Path], key: str) -> bool:
 def as_list(override: Override) -> str:
     """A sweep of values written as one list, for those who meant a list."""
     return f"{override.get_key_element()}=[{override.get_value_string()}]"
+
+
+def _is_quoted(argument: str) -> bool:
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return not override.is_sweep_override() and override.get_value_string()[:1] in ("'", '"')
 
 
 def _values(override: Override) -> list[str]:

@@ -54,7 +54,8 @@ your own: [Sweeps](sweeps.md)."""
 PREDICTION = """\
 ## predict.py
 
-Keys of `python predict.py run=outputs/NAME dataset.path=new.csv`; these two must be set. Below `dataset`,
+Keys of `python predict.py run=outputs/NAME dataset.path=new.csv`. `run` must be set, and one of `dataset.path`,
+`prompt` and `mode=chat` ([Chat](chat.md)). `prompt` and `system` are taken as they are typed. Below `dataset`,
 `tokenizer` and `generation`, `null` stands for what the run was trained with."""
 
 EXPORT = """\

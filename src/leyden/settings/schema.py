@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from leyden.settings.augmentation_groups import Augmentation
-from leyden.settings.base import Group, Text
+from leyden.settings.base import Group, Text, Verbatim
 from leyden.settings.data_groups import Dataset, Tokenizer
 from leyden.settings.logger_groups import Loggers
 from leyden.settings.model_groups import Adapter, Backbone, Generation, Lora, Metric, Problem
@@ -109,12 +109,25 @@ class PredictGeneration(Group):
     stop_tokens: str | None
     top_k: int | None
     top_p: float | None
+    num_history: Annotated[int, Field(ge=1)] = Field(
+        description="Earlier turns that the model sees in a chat: questions with their answers; the newest count."
+    )
 
 
 class PredictSettings(Group):
     """What predict.py needs beside the settings of the run."""
 
     run: str | None = Field(description="Run folder, its model folder, or any model: hub id, folder, .gguf file.")
+    mode: Literal["table", "chat"] = Field(
+        description="table: predict a table, or one prompt; chat: talk to the model."
+    )
+    prompt: Annotated[str | None, Verbatim()] = Field(
+        description="One prompt in place of a table; its prediction alone is written to standard output."
+    )
+    system: Annotated[str | None, Verbatim()] = Field(description="System text of the prompt, or of the chat.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
+        description="Seed of sampled answers; null: that of the run."
+    )
     output: str | None = Field(description="Folder for the predictions; null: a new one beside the run.")
     overwrite: bool = Field(description="Replace existing predictions.")
     cache: Literal["on", "off"] = Field(description="Keep converted weights for the next start.")

@@ -10,7 +10,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from leyden.backbone.generate import generate_texts
+from leyden.backbone.generate import Follow, generate_texts
 from leyden.data.dataset import TreeDataset
 from leyden.settings.model_groups import Generation
 
@@ -30,6 +30,7 @@ class Answerer:
         batch_size: prompts at a time.
         seed: of the sampling.
         advance: told after each batch how many prompts are done.
+        follow: as in `generate_texts`, for one sample.
     """
 
     backbone: nn.Module
@@ -40,6 +41,7 @@ class Answerer:
     batch_size: int
     seed: int
     advance: Callable[[int], None] = lambda rows: None
+    follow: Follow | None = None
 
     def of(self, backbone: nn.Module) -> Answerer:
         """The same of another model."""
@@ -50,7 +52,7 @@ class Answerer:
         prompts = [self.trees.conversation(sample, answered=False).history for sample in samples]
         texts = generate_texts(
             self.backbone, self.tokenizer, prompts, self.settings, self.stops,
-            batch_size=self.batch_size, seed=self.seed, advance=self.advance,
+            batch_size=self.batch_size, seed=self.seed, advance=self.advance, follow=self.follow,
         )  # fmt: skip
         return dict(zip(samples, texts, strict=True))
 
