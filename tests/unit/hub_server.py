@@ -1,4 +1,4 @@
-"""A server on the loopback address that speaks the part of the hub's API that an upload uses, and keeps what arrives."""
+"""A server on the loopback address that speaks what an upload needs of the hub's API, and keeps what arrives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
 
 OWNER = "someone"
 COMMIT = "c0ffee" + "0" * 34
@@ -72,9 +78,12 @@ class HubServer:
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
-        if method == "PUT":
+        if path.startswith("/put/"):
             self.objects[hashlib.sha256(body).hexdigest()] = body
             return 200, {}
+        return self._of_repository(path, body)
+
+    def _of_repository(self, path: str, body: bytes) -> tuple[int, Any]:
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|tree)/main)?", path):
             if found[1] not in self.repositories:
                 return 404, {"error": "Repository not found"}
@@ -169,3 +178,15 @@ class HubServer:
             do_GET = do_POST = do_PUT = handle_any  # noqa: N815  the names are the library's
 
         return Handler
+
+
+def hub_for(monkeypatch: pytest.MonkeyPatch, token: str) -> Iterator[HubServer]:
+    """The hub that the client of this process speaks to meanwhile, without its pauses between two tries."""
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+        yield server
+        huggingface_hub.close_session()

@@ -8,12 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.utils import _http
 from tests.conftest import PROJECT_ROOT
-from tests.unit.hub_server import COMMIT, OWNER, HubServer, Repository
+from tests.unit.hub_server import COMMIT, OWNER, HubServer, Repository, hub_for
 
 from leyden.artifacts.upload import WHY, check_files, send
 from leyden.settings.errors import ConfigError, UploadError
@@ -33,14 +31,7 @@ CONTENT = {
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # between its tries
-        yield server
-        huggingface_hub.close_session()
+    yield from hub_for(monkeypatch, TOKEN)
 
 
 @pytest.fixture
