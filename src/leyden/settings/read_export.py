@@ -86,7 +86,7 @@ def _faults_of_run(wanted: ExportSettings, settings: Settings, folder: Path) -> 
             f"merge=true: {folder} was trained with lora=none, so {folder / 'model'} holds the whole model already. "
             "Leave merge out."
         )
-    if wanted.format == "gguf" and "num_labels" in _json(folder / "model" / "config.json"):
+    if wanted.format == "gguf" and _json(folder / "model" / "config.json").get("problem_type"):
         yield f"format=gguf: {folder} was trained with a head, and a GGUF file holds a model that writes text."
     if wanted.to is None or settings.lora is None or wanted.merge or wanted.format == "gguf":
         return
