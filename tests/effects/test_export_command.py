@@ -419,6 +419,15 @@ def test_a_gguf_file_of_another_model_is_found(copy: Path, converter: Path, caps
     assert "its outputs differ from those of the trained model by" in capsys.readouterr().err
 
 
+def test_no_gguf_file_is_made_of_a_model_that_was_changed(copy: Path, converter: Path) -> None:
+    FAULTS["a weight"][0](copy)
+    assert export.main([f"run={copy}", "format=gguf"]) == 1
+    assert record(copy)["faults"]
+    assert not (copy / "merged-gguf").exists()
+    assert (copy / "merged-gguf-weights" / "model.safetensors").is_file(), "kept for inspection"
+    assert not (converter / "words.json").exists()
+
+
 def test_a_converter_that_fails_is_told_and_leaves_nothing(
     copy: Path, converter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

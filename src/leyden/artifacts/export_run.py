@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +62,27 @@ def export_run(wanted: ExportSettings, settings: Settings, run: Path) -> Path:
 
 
 def _written(export: Export, wanted: ExportSettings, output: Path | None) -> Records:
-    """Write what is asked for, and say what a fresh process finds of it, by the name of its part."""
+    """Write what is asked for, and say what a fresh process finds of it, by the name of its part.
+
+    A GGUF file is made of a whole model, which goes then; it stays where it is not what was trained.
+    """
     probe, conditions = probe_of(export), _conditions(export)
     saved, expected = [export.own()], dict[str, Answers]()
     gguf = output if wanted.format == "gguf" else None
-    with _weights_of(gguf) as weights:
-        whole = weights or output
-        if whole is not None and export.settings.lora is not None and (wanted.merge or gguf is not None):
-            merged, answers = merge(export, probe, whole)
-            saved.append(merged)
-            expected[merged.name] = answers
-        elif output is not None and gguf is None:
-            write_copy(export.model, output)
-        found = verified(saved, export.path / FOLDER, conditions, expected)
-        if gguf is None:
-            return found
-        if any(one["faults"] for one in found.values()):
-            raise ExportError([fault for one in found.values() for fault in one["faults"]])
+    whole = output if gguf is None else gguf.with_name(f"{gguf.name}-weights")
+    if whole is not None and export.settings.lora is not None and (wanted.merge or gguf is not None):
+        merged, answers = merge(export, probe, whole)
+        saved.append(merged)
+        expected[merged.name] = answers
+    elif output is not None and gguf is None:
+        write_copy(export.model, output)
+    found = verified(saved, export.path / FOLDER, conditions, expected)
+    if gguf is None or any(one["faults"] for one in found.values()):
+        return found
+    try:
         file = convert(saved[-1], gguf, wanted.gguf_type)
+    finally:
+        shutil.rmtree(str(whole), ignore_errors=True)
     answers = expected.get(saved[-1].name, probe.answers)
     return {"model": found["model"], **verified([file], export.path / FOLDER, conditions, {file.name: answers})}
 
@@ -90,23 +93,6 @@ def _conditions(export: Export) -> Conditions:
     attention = chosen["implementation"] if chosen["effective"] == "padded" else None
     device = "cuda" if torch.cuda.is_available() and export.settings.trainer.accelerator != "cpu" else "cpu"
     return Conditions(export.settings.backbone.trust_remote_code, attention, device)
-
-
-@contextmanager
-def _weights_of(gguf: Path | None) -> Iterator[Path | None]:
-    """A place for the whole model that a GGUF file is made of; it goes, unless the model is not what was trained."""
-    if gguf is None:
-        yield None
-        return
-    place = gguf.with_name(f"{gguf.name}-weights")
-    try:
-        yield place
-    except ExportError:
-        raise
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def _write_cards(export: Export, folder: Path, found: Records) -> None:
