@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,9 @@ def test_the_body_says_what_a_reader_asks(plain: Settings) -> None:
     assert "2 conversations that the template refuses were not compared." in text
     assert "torch 2.13.0, transformers 5.23.0." in text
     assert "`optimizer.learning_rate`" in text
+    assert "`lora.dropout`" not in card_of(changed(plain, "lora", dropout=0.0)).text()
     assert "secret" not in text
+    assert "measure memory" not in text
 
 
 @pytest.mark.parametrize(
@@ -149,6 +152,14 @@ def test_what_a_template_cannot_repeat_is_said(
     plain: Settings, group: str, values: Mapping[str, Any], words: str
 ) -> None:
     assert words in card_of(changed(plain, group, **values)).text()
+
+
+def test_numbers_on_rows_of_the_training_are_told_to_be_that(plain: Settings) -> None:
+    seen_before = {**COUNTS, "validation": {"rows": 9, "rows also in training": 4}}
+    assert "4 of these rows stand in training too: on them the numbers measure memory." in replace(
+        card_of(plain), counts=seen_before
+    ).text()  # fmt: skip
+    assert "All of these rows were trained on" in card_of(changed(plain, "dataset", train_validation_data=True)).text()
 
 
 def test_what_was_not_compared_is_said(plain: Settings) -> None:

@@ -12,16 +12,18 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from leyden import __version__
+from leyden.artifacts.card_limits import limits
 from leyden.artifacts.card_loading import loading, servers
 from leyden.artifacts.card_prompt import prompt_format
-from leyden.artifacts.markdown import bullets, code, seen, table
+from leyden.artifacts.markdown import code, seen, table
 from leyden.artifacts.summary import number
 from leyden.problem.base import Problem
 from leyden.settings.locations import HUB, HUB_ID, TINY, WHEEL, hub_table, table_path
 from leyden.settings.read import dump
 from leyden.settings.schema import Settings
+from leyden.settings.wording import show
 
-MATTER = (  # settings that decide what a model is; those that are null are left out
+MATTER = (  # settings that decide what a model is
     "problem.loss._target_", "problem.loss.beta", "problem.loss.gamma", "backbone.pretrained", "backbone.dtype",
     "lora._target_", "lora.r", "lora.alpha", "lora.dropout", "lora.use_dora", "lora.use_rslora", "lora.target_modules",
     "lora.unfreeze_layers", "optimizer._target_", "optimizer.learning_rate", "optimizer.weight_decay",
@@ -87,7 +89,7 @@ Fine-tuned with Leyden {__version__}.
 {adapter}
 ## Use and limits
 
-{bullets(self._limits())}
+{limits(self.settings, self.problem)}
 
 ## How a prompt is written
 
@@ -165,7 +167,12 @@ Python packages of the training: \
         rows = [[code(name), _number(before.get(name)), _number(kept[name])] for name in names]
         at = f"after {kept.get('step', '?')} updates, which saw {kept.get('samples', '?')} samples"
         said = table(["on held-out rows", "before training", "this model"], rows)
-        return f"{said}\n\nThe numbers are of the evaluation {at}."
+        lines = [f"The numbers are of the evaluation {at}."]
+        if seen_before := self.counts.get("validation", {}).get("rows also in training"):
+            lines.append(f"{seen_before:,} of these rows stand in training too: on them the numbers measure memory.")
+        if self.settings.dataset.train_validation_data:
+            lines.append("All of these rows were trained on as well, so the numbers say nothing about new ones.")
+        return f"{said}\n\n{' '.join(lines)}"
 
     def _settings(self) -> str:
         tree, rows = dump(self.settings), []
@@ -173,9 +180,9 @@ Python packages of the training: \
             value: Any = tree
             for part in key.split("."):
                 value = value.get(part) if isinstance(value, dict) else None
-            if value is not None:
-                rows.append([code(key), code(value)])
-        return table(["setting", "value"], rows)
+            if value:
+                rows.append([code(key), code(value if isinstance(value, str) else show(value))])
+        return f"{table(['setting', 'value'], rows)}\n\nWhat is off, none or 0 is left out."
 
     def _data(self) -> str:
         data = self.settings.dataset
@@ -196,23 +203,6 @@ Python packages of the training: \
             return servers(self.problem, self.base, self.gguf)
         code_of = loading(self.settings, self.problem, self.base)
         return f"```python\n{code_of}\n```\n\n{servers(self.problem, self.base, None)}".rstrip()
-
-    def _limits(self) -> list[str]:
-        head = self.problem.head
-        does = "It writes answers to prompts like those it was trained on"
-        if head.outputs is not None:
-            does = "It reads one prompt, and gives " + (
-                "numbers" if head.problem_type == "regression" else "a probability for each class"
-            )
-        dropped = f"no more than {self.settings.tokenizer.max_length} tokens, prompt and answer together"
-        return [
-            f"{does}. On other tasks, topics and languages than those of its data nothing is known of it.",
-            "Its answers may be wrong, invented or hurtful, and carry on what is one-sided in its base and its data; "
-            "let a person check them wherever something depends on it.",
-            f"In training a sample had {dropped}; it has not learned to read longer ones.",
-            "The numbers below say how well it does on rows like those that were held out, and nothing about safety.",
-            "No licence and no language is named here: the licences of the base and of the data say what is allowed.",
-        ]
 
 
 def is_hub_id(name: str) -> bool:

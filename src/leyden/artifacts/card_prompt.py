@@ -82,8 +82,10 @@ def _example(data: Dataset, problem: Problem, tokenizer: PreTrainedTokenizerBase
         answered = tokenizer.apply_chat_template(talk, tokenize=False)
     except Exception:  # noqa: BLE001  a template may raise anything to refuse a conversation
         return
-    yield f"An example, up to where the model goes on:\n\n{block(str(asked))}"
-    if problem.head.outputs is None and problem.head.family == "decoder":
+    writes = problem.head.outputs is None
+    until = "up to where the model goes on" if writes else "as the model reads it"
+    yield f"An example, {until}:\n\n{block(str(asked))}"
+    if writes and problem.head.family == "decoder":
         yield f"And with its answer:\n\n{block(str(answered))}"
 
 
