@@ -75,47 +75,25 @@ class Card:
     def text(self) -> str:
         """The whole card."""
         front = yaml.safe_dump(self.metadata(), sort_keys=False, allow_unicode=True)
-        adapter = (
-            f"\nIt is an adapter, which needs its base: {code(self.base)}. It was trained on that one.\n"
-            if self.base
-            else ""
-        )
-        return f"""---
-{front}---
-
-# {self.kind} of {code(_shown(self.settings.backbone.name))}
-
-Fine-tuned with Leyden {__version__}.
-{adapter}
-## Use and limits
-
-{limits(self.settings, self.problem)}
-
-## How a prompt is written
-
-{prompt_format(self.settings, self.problem, self.tokenizer, self.counts.get("train", {}), self.checked)}
-
-## How to load it
-
-{self._loading()}
-
-## Data
-
-{self._data()}
-
-## Results
-
-{self._results()}
-
-## Settings
-
-{self._settings()}
-
-## Versions
-
-Python packages of the training: \
-{", ".join(f"{name} {self.packages[name]}" for name in VERSIONS if name in self.packages)}.
-"""
+        train = self.counts.get("train", {})
+        packages = ", ".join(f"{name} {self.packages[name]}" for name in VERSIONS if name in self.packages)
+        sections = {
+            "Use and limits": limits(self.settings, self.problem),
+            "How a prompt is written": prompt_format(
+                self.settings, self.problem, self.tokenizer, train, self.checked
+            ),
+            "How to load it": self._loading(),
+            "Data": self._data(),
+            "Results": self._results(),
+            "Settings": self._settings(),
+            "Versions": f"Python packages of the training: {packages}.",
+        }  # fmt: skip
+        opening = f"Fine-tuned with Leyden {__version__}."
+        if self.base:
+            opening += f"\n\nIt is an adapter, which needs the base that it was trained on: {code(self.base)}."
+        parts = [f"# {self.kind} of {code(_shown(self.settings.backbone.name))}", opening]
+        parts += [f"## {name}\n\n{text}" for name, text in sections.items()]
+        return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
 
     def metadata(self) -> dict[str, Any]:
         """The front matter; what is not known is left out, such as a licence or a language."""

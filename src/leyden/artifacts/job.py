@@ -26,7 +26,7 @@ from leyden.artifacts.endings import (
     raise_faults,
     where_to_go_on,
 )
-from leyden.artifacts.export import check_disk, save_model, write_card
+from leyden.artifacts.export import check_disk, save_model
 from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder
 from leyden.artifacts.lock import locked
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
@@ -173,7 +173,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
             save_run(run, material, settings, folder, results)
             write(SAVED)
             save_predictions(run, material, settings, folder)
-            verdict = _verdict(run, material, settings, folder, results)
+            verdict = verify_run(run, material, settings, folder)
     if not is_later_rank():  # rank 0 says what was wrong, once it has written everything
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
         faults = faults_of(run, verdict, folder)
@@ -201,16 +201,6 @@ def save_run(
         with whole_folder(folder.model) as partial_model:  # there may be one of an earlier end of the same run
             save_model(run, material, settings, partial_model, results)
         run.seconds["save the model"] = time.perf_counter() - clock
-
-
-def _verdict(
-    run: Run, material: Material, settings: Settings, folder: RunFolder, results: Mapping[str, object]
-) -> dict[str, Any]:
-    """What a check of the saved model has found; its card tells it too."""
-    found = verify_run(run, material, settings, folder)
-    if found:
-        write_card(run, material, settings, folder.model, results, found)
-    return found
 
 
 def _export(material: Material, settings: Settings, run: Run, folder: Path) -> None:
