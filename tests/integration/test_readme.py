@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import yaml
+from huggingface_hub import constants
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
@@ -156,6 +157,10 @@ def test_every_export_is_accepted(
 ) -> None:  # fmt: skip
     shutil.copytree(first_screen.run, tmp_path / "outputs" / "NAME")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # a machine with a network, a token and the converter
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    (tmp_path / "convert_hf_to_gguf.py").touch()
     lines = [line for text in documents.values() for block in code_blocks(text) for line in block.splitlines()]
     exports = [line for line in lines if line.startswith("python -m leyden.export ")]
     assert len(exports) >= 4

@@ -18,6 +18,7 @@ TOLERANCES = {
     "float64": 1e-4, "float32": 1e-4,  # sums in another order
     "float16": 1e-2, "bfloat16": 3e-2,  # a few units in the last place of 11 and 8 bits
     "int8": 5e-2, "int4": 5e-2,  # inputs are rounded too, and by what stands beside them in a batch
+    "q8_0": 5e-2,  # each weight to 8 bits of the largest of its 32
 }  # fmt: skip
 MISSED = 0.25  # of what the training has changed, may be missing or too much
 UNCERTAIN = 0.1  # of it: with more rounding than that, nothing is said
@@ -38,6 +39,7 @@ class Saved:
         revision: of the base on the hub.
         compute: type that the base of an adapter is loaded in.
         quantization: how the base is quantised; None: not at all.
+        gguf: name of the one file that holds it; then its weights are compared, and no tokens.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Saved:
     revision: str | None = None
     compute: str = "float32"
     quantization: Mapping[str, Any] | None = None
+    gguf: str | None = None
 
     @property
     def tolerance(self) -> float:
@@ -137,13 +140,20 @@ class Verification:
             )
         return found
 
+    def _same_tokens(self) -> str:
+        if not self.conversations:
+            return "; no tokens were compared."
+        return (
+            f"; {counted(self.conversations, 'conversations')} of the training have the same {self.tokens_compared:,} "
+            "tokens through its tokenizer and chat template."
+        )
+
     def sentences(self) -> list[str]:
         """What was compared, for the terminal."""
         lines = [
             f"{self.folder}, loaded in a fresh process without Leyden: the largest difference of its outputs on "
-            f"{counted(self.rows, 'rows')} is {self.max_logit_difference:.2g} (allowed: {self.allowed:.2g}); "
-            f"{counted(self.conversations, 'conversations')} of the training have the same {self.tokens_compared:,} "
-            "tokens through its tokenizer and chat template."
+            f"{counted(self.rows, 'rows')} is {self.max_logit_difference:.2g} (allowed: {self.allowed:.2g})"
+            + self._same_tokens()
             if not self.rows_different
             else f"{self.folder}, loaded in a fresh process without Leyden, differs from the trained model."
         ]
@@ -180,11 +190,10 @@ def compare(
     """
     differences = [difference_of(one, other) for one, other in zip(outputs, expected.outputs, strict=True)]
     share = share_of(outputs, expected, LEAST * saved.tolerance)
+    conversations = [] if saved.gguf else probe.conversations
     joined = prompts = 0
     different: list[str] = []
-    for one, tokens, text, prompt in zip(
-        probe.conversations, said["tokens"], said["texts"], said["prompts"], strict=True
-    ):
+    for one, tokens, text, prompt in zip(conversations, said["tokens"], said["texts"], said["prompts"], strict=True):
         if tokens != (one["ids"] if one["again"] is None else one["again"]) or one["kind"] == OTHER:
             different.append(f"{one['place']}: {parting(one, tokens, text)}")
         joined += one["kind"] not in (SAME, OTHER)
@@ -198,11 +207,11 @@ def compare(
         share_uncertain=None if share is None else share.uncertain,
         has_base=bool(expected.bases),
         rows=sum(bool(one.numel()) for one in expected.outputs),
-        conversations=len(probe.conversations),
+        conversations=len(conversations),
         tokens_compared=sum(map(len, said["tokens"])),
         rows_different=len(different),
         first_difference=next(iter(different), ""),
         rows_joined=joined,
         prompts_different=prompts,
-        left_out=probe.left_out,
+        left_out={} if saved.gguf else probe.left_out,
     )

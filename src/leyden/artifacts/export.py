@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from leyden.artifacts.card import model_card
+from leyden.artifacts.card import Card
+from leyden.artifacts.manifest import versions
+from leyden.artifacts.whole import write_whole
 from leyden.backbone.generate import generation_config
 from leyden.backbone.lora import base_location
 from leyden.backbone.scoring import base_model
@@ -81,17 +85,37 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
         # a decoder beside an encoder starts from a token of its own, which neither settings nor tokenizer know
         generation.decoder_start_token_id = getattr(base_model(backbone).config, "decoder_start_token_id", None)
         generation.save_pretrained(folder)
-    where = base_location(backbone) if isinstance(backbone, PeftModel) else None
-    card = model_card(settings, material.problem, len(material.train.trees), results, where)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_card(run, material, settings, folder, results)
+
+
+def write_card(  # noqa: PLR0913, PLR0917
+    run: Run,
+    material: Material,
+    settings: Settings,
+    folder: Path,
+    results: Mapping[str, object],
+    checked: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the model card into a model folder, after a check with what it has found."""
+    tokenizer, base = material.tokenizer, base_location(run.module.backbone)
+    with with_template(tokenizer, material.template.jinja):
+        card = Card(settings, material.problem, tokenizer, material.counts, results, versions(), base, checked)
+        write_whole(folder / "README.md", card.text())
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, jinja: str, folder: Path) -> None:
     """Write the tokenizer with the template that the model was trained on."""
+    with with_template(tokenizer, jinja):
+        tokenizer.save_pretrained(str(folder))
+
+
+@contextmanager
+def with_template(tokenizer: PreTrainedTokenizerBase, jinja: str) -> Iterator[None]:
+    """The tokenizer has this chat template meanwhile."""
     before = tokenizer.chat_template
     tokenizer.chat_template = jinja
     try:
-        tokenizer.save_pretrained(str(folder))
+        yield
     finally:
         tokenizer.chat_template = before
 

@@ -31,7 +31,7 @@ def write_merged(model: PreTrainedModel, beside: Path, card: str, output: Path) 
         ConfigError: it cannot be written; then nothing of it is left.
     """
     model.config.use_cache = True
-    with _written(output) as partial:
+    with written(output) as partial:
         model.save_pretrained(partial)
         shutil.copytree(beside, partial, ignore=shutil.ignore_patterns(*OF_ADAPTERS), dirs_exist_ok=True)
         (partial / "README.md").write_text(card, encoding="utf-8")
@@ -43,7 +43,7 @@ def write_copy(model: Path, output: Path) -> None:
     Raises:
         ConfigError: it cannot be written; then nothing of it is left.
     """
-    with _written(output) as partial:
+    with written(output) as partial:
         shutil.copytree(model, partial, dirs_exist_ok=True)
 
 
@@ -64,8 +64,12 @@ def check_room(model: PreTrainedModel, dtype: torch.dtype, output: Path) -> None
 
 
 @contextmanager
-def _written(output: Path) -> Iterator[Path]:
-    """A folder to write in, which then gets its name."""
+def written(output: Path) -> Iterator[Path]:
+    """A folder to write in, which then gets its name.
+
+    Raises:
+        ConfigError: it cannot be written; then nothing of it is left.
+    """
     try:
         with whole_folder(output, replace=False) as partial:
             yield partial

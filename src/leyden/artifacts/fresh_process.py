@@ -34,6 +34,12 @@ def load(saved: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     import transformers
 
     folder, loader = saved["folder"], getattr(transformers, saved["auto_class"])
+    if saved.get("gguf") is not None:
+        plain = transformers.GgufConfig(dequantize=True)
+        read: nn.Module = loader.from_pretrained(
+            folder, gguf_file=saved["gguf"], dtype=torch.float32, quantization_config=plain, **options
+        )
+        return read.eval()
     own = {**options, "use_safetensors": True}  # anything else would be a pickle
     if saved["base"] is None:
         whole: nn.Module = loader.from_pretrained(folder, dtype="auto", **own)
@@ -124,15 +130,25 @@ def answer(request: Mapping[str, Any], output: Path) -> Json:
         model = load(saved, {**options, **attention}).to(request["device"])
         outputs = outputs_of(model, rows["rows"])
         save_file({str(n): one for n, one in enumerate(outputs)}, output / f"{saved['name']}.safetensors")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(saved["folder"], **options)
-        tokens = [tokens_of(tokenizer, one) for one in rows["conversations"]]
-        found["models"][saved["name"]] = {
-            "tokens": tokens,
-            "texts": [tokenizer.decode(ids) for ids in tokens],
-            "prompts": [prompt_of(tokenizer, one) for one in rows["conversations"]],
-        }
+        conversations = [] if saved["gguf"] else rows["conversations"]
+        found["models"][saved["name"]] = _written(saved["folder"], conversations, options)
         del model
     return found
+
+
+def _written(folder: str, conversations: Sequence[Json], options: Mapping[str, Any]) -> Json:
+    """Tokens and texts of conversations, and of their prompts, through the tokenizer and template of a folder."""
+    import transformers
+
+    if not conversations:
+        return {"tokens": [], "texts": [], "prompts": []}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    tokens = [tokens_of(tokenizer, one) for one in conversations]
+    return {
+        "tokens": tokens,
+        "texts": [tokenizer.decode(ids) for ids in tokens],
+        "prompts": [prompt_of(tokenizer, one) for one in conversations],
+    }
 
 
 def main(request_path: Path, output: Path) -> None:

@@ -21,7 +21,9 @@ from safetensors.torch import load_file
 
 from leyden.artifacts import fresh_process
 from leyden.artifacts.comparison import Saved, Verification, compare
+from leyden.artifacts.export import write_card
 from leyden.artifacts.folder import RunFolder
+from leyden.artifacts.manifest import results_of
 from leyden.artifacts.probe import FILE, Answers, Probe, Prober
 from leyden.artifacts.summary import argument
 from leyden.backbone.load import Chosen, weight_type
@@ -58,7 +60,7 @@ class Conditions:
 
 
 def verify_run(run: Run, material: Material, settings: Settings, folder: RunFolder) -> dict[str, Any]:
-    """Ask the run's model about a few rows, and hold the folder that was saved against it.
+    """Ask the run's model about a few rows, and hold the folder that was saved against it; its card tells it, too.
 
     Args:
         run: as it ended, its model saved.
@@ -88,6 +90,7 @@ def verify_run(run: Run, material: Material, settings: Settings, folder: RunFold
         found = _unchecked([saved], folder.path, error)
     else:
         found = verified([saved], folder.path / FOLDER, conditions)
+    write_card(run, material, settings, folder.model, results_of(run), found[saved.name])
     run.seconds["verify the model"] = time.perf_counter() - clock
     return found[saved.name]
 

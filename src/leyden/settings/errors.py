@@ -57,3 +57,10 @@ class ExportError(LeydenError):
 
     kind = "export error"
     code = PROGRAM_FAULT
+
+
+class UploadError(LeydenError):
+    """What was exported could not be sent; the folder is kept. Exit code 1: it may go another time."""
+
+    kind = "upload error"
+    code = PROGRAM_FAULT

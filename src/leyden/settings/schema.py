@@ -147,10 +147,23 @@ class ExportSettings(Group):
 
     run: str | None = Field(description="Run folder, or its model folder.")
     merge: bool = Field(description="Add the adapter into its base and write a whole model.")
-    output: str | None = Field(description="New folder for the model; null: merged in the run folder, with merge=true.")
+    format: Literal["safetensors", "gguf"] = Field(
+        description="What is written; gguf: one file for llama.cpp, with the adapter merged, made by its converter."
+    )
+    gguf_type: Literal["auto", "f32", "f16", "bf16", "q8_0"] = Field(
+        description="Type of the weights in a GGUF file; auto: that of the merged model."
+    )
+    output: str | None = Field(
+        description="New folder for the model; null: merged or merged-gguf in the run folder, where something is made."
+    )
+    to: str | None = Field(
+        description="Where it is sent once it is checked: hub:name or hub:owner/name; null: nowhere."
+    )
+    public: bool = Field(description="Everyone may read what is sent; false: the repository is private.")
+    overwrite: bool = Field(description="Replace all files that the repository holds.")
     debug: bool = Field(description="Show the traceback of an error.")
 
-    @field_validator("run", "output", mode="before")
+    @field_validator("run", "output", "to", mode="before")
     @classmethod
     def _number_as_name(cls, value: Any) -> Any:
         return as_name(value)
