@@ -33,7 +33,7 @@ from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.run_log import RunLog, say
-from leyden.artifacts.summary import summary
+from leyden.artifacts.summary import summary_of
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
 from leyden.artifacts.verification import verify_run
@@ -74,14 +74,14 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     Raises:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
-    others, interrupts = meeting(), Interrupts()
+    others, interrupts, terse = meeting(), Interrupts(), settings.trainer.progress == "none"
     requested_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
     goes_on = settings.resume is not None and (folder.path / CONFIG).exists()
     with (
         disk_errors(folder.path),
         interrupts.listening(),
-        RunLog(rank=0 if others is not None and settings.log_all_ranks else None) as run_log,
+        RunLog(terse=terse, rank=0 if others is not None and settings.log_all_ranks else None) as run_log,
         ExitStack() as stack,
     ):
         start: list[SavedState] = []
@@ -168,6 +168,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
             if not is_later_rank():
                 write_json(folder.path / "results.json", results)
                 write(STOPPED)
+                summary_of(results, folder.path, run, STOPPED).show()
             raise run.stopped
         if not is_later_rank():
             save_run(run, material, settings, folder, results)
@@ -179,7 +180,8 @@ def finish_job(  # noqa: PLR0913, PLR0917
         faults = faults_of(run, verdict, folder)
         more = {"faults": faults, "trackers": {one.kind: one.state for one in trackers}, "export": verdict or None}
         write(FAILED if any(faults.values()) else DONE, **more)
-        print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
+        remarks = [one.failure for one in trackers if one.failure]
+        summary_of(results, folder.path, run, FAILED if any(faults.values()) else DONE, remarks).show()
         raise_faults(folder)
     return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 

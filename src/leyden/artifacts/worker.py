@@ -36,7 +36,7 @@ def main(path: Path) -> int:
     try:
         with (
             interrupts.listening(),
-            RunLog(quiet=not speaks, rank=rank) as run_log,
+            RunLog(quiet=not speaks, terse=settings.trainer.progress == "none", rank=rank) as run_log,
             prepared(settings, folder) as material,
         ):
             run_log.open(folder.log_of(rank or 0))

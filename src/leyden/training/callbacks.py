@@ -154,13 +154,17 @@ class ProgressDisplay(AfterUpdate):
 
     def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show an update."""
-        values = self.history.latest
+        values, metric = self.history.latest, self.history.metric.name
+        points = self.history.points
+        evaluated = {metric: points[-1].metrics[f"validation/{metric}"]} if points else {}
         self.display.advance(
             1,
             {
                 "loss": values["train/loss"],
+                **evaluated,
                 "lr": values["train/learning_rate"],
                 "tokens/s": values["train/tokens_per_second"],
+                "peak GiB": peak_memory_gib(),
             },
         )
 
