@@ -79,8 +79,8 @@ def test_results_agree_with_metrics_and_terminal(dpo_run: SimpleNamespace) -> No
     for name in ("loss", "perplexity", "preference_accuracy", "reward_margin"):
         key = f"validation/{name}"
         assert logged[final["step"], key] == final[key]
-        assert key in dpo_run.done.stdout
-        assert f"{final[key]:.4f}" in dpo_run.done.stdout
+        assert f"before/{key}\t{results['before'][key]!r}\n" in dpo_run.done.stdout
+        assert f"final/{key}\t{final[key]!r}\n" in dpo_run.done.stdout
     assert results["best"]["validation/perplexity"] == min(
         value for (_, name), value in logged.items() if name == "validation/perplexity"
     )

@@ -81,7 +81,7 @@ class Summary:
     def _draw(self, console: Console) -> None:
         names = list(dict.fromkeys(name for values in self.metrics.values() for name in values if _is_metric(name)))
         if names:
-            console.print(self._table(names))
+            console.print("", self._table(names), "", sep="\n")
         for sentence in self.sentences:
             console.print(Text(visible(sentence)))
         for warning in self.warnings:
@@ -89,7 +89,7 @@ class Summary:
         console.print()
         for name, path in self.places.items():
             place = Text(visible(str(path)), style=Style(link=path.as_uri()))
-            console.print(Text(f"{name:<12}").append_text(place), soft_wrap=True)  # whole, for a click or a copy
+            console.print(Text(f"{name:<13}").append_text(place), soft_wrap=True)  # whole, for a click or a copy
         if self.commands:
             console.print(Text("\nNext:", style="bold"))
         for command in self.commands:
