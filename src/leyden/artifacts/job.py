@@ -59,8 +59,6 @@ from leyden.training.saved_states import SavedState
 
 log = logging.getLogger(__name__)
 
-SEEDS = 1_000_000  # a drawn seed is below
-
 
 def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     """Do everything that `train.py` promises; return the metric of the weights that are kept.
@@ -111,24 +109,6 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
                 metric = kept_metric(folder, settings)
                 return math.nan if metric is None else metric
             return finish_job(settings, material, folder, requested_seed, interrupts, start)
-
-
-def with_seed(settings: Settings) -> Settings:
-    """The settings with a number drawn for a seed of -1."""
-    if settings.seed != -1:
-        return settings
-    return settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
-
-
-@contextmanager
-def prepared(settings: Settings, folder: RunFolder) -> Iterator[Material]:
-    """The material of a run; without a cache, a converted base stays in the run folder, since its adapter needs it."""
-    if settings.cache == "on":
-        yield prepare(settings)
-        return
-    with TemporaryDirectory(prefix="leyden-") as scratch:
-        material = prepare(settings, conversions=Path(scratch))
-        yield replace(material, checkpoint=replace(material.checkpoint, weights_root=folder.path / "base"))
 
 
 def finish_job(  # noqa: PLR0913, PLR0917
@@ -233,10 +213,3 @@ def predict_texts(
         return shown, dict(evaluation.texts)  # of the evaluation that saw the same weights
     with run.display.phase("predict", len(trees)):
         return shown, answerer.generate(samples)
-
-
-def announce(material: Material) -> None:
-    """Say what the gates before training counted, a block for each part, and what is odd."""
-    for line in blocks(material.counts):
-        log.info("%s", line)
-    say(material.warnings)
