@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.effects.small_runs import material_of, settings_of
 
 from leyden.data.token_lengths import length_histogram, target_lengths, whole_lengths
 from leyden.data.token_texts import TokenTexts
 from leyden.data.tokenization import encode
 from leyden.training.data_description import describe_data
 from leyden.training.prepare import Material, prepare
-from tests.effects.small_runs import material_of, settings_of
 
 HOSTILE = "<script>alert(1)</script>\x00\n\u202eabc 🦙 =1+1"
 TURNS = {
@@ -86,7 +86,7 @@ def test_parts_of_a_character_are_bytes_and_hostile_text_is_whole(chained: tuple
         if kind == "prompt" and "m" not in said
     )
     assert raw.decode() == HOSTILE
-    assert ["F0", "9F", "A6", "99"] == [text for text, _, said in tokens if "b" in said][-4:]
+    assert [text for text, _, said in tokens if "b" in said][-4:] == ["F0", "9F", "A6", "99"]
 
 
 def test_what_the_table_has(chained: tuple[dict[str, Any], Material]) -> None:
@@ -131,7 +131,9 @@ def test_lengths_of_the_tokenizers_own_template_and_of_more_turns_than_are_laid_
         "p": [f"turn {number}" for number in range(turns)], "a": ["yes"] * turns,
         "id": [f"r{number}" for number in range(turns)], "up": ["", *(f"r{number}" for number in range(turns - 1))],
     }  # fmt: skip
-    trees = material_of(tmp_path, columns, *CHAINS, "dataset.chat_template=true", "tokenizer.max_length=4000").train.trees
+    trees = material_of(
+        tmp_path, columns, *CHAINS, "dataset.chat_template=true", "tokenizer.max_length=4000"
+    ).train.trees
     assert whole_lengths(trees).tolist() == [trees[sample].tree.longest() for sample in range(turns)]
 
 
@@ -216,7 +218,7 @@ def test_a_histogram_counts_every_length_and_ends_a_bin_at_a_near_limit(longest:
     edges, counts = found["edges"], found["parts"]["train"]["counts"]
     assert len(edges) == len(counts) + 1
     assert sum(counts) == 4
-    if 128 < longest * 2:
+    if longest * 2 > 128:
         assert 129 in edges
     over = sum(count for count, start in zip(counts, edges, strict=False) if start > 128)
     assert found["parts"]["train"]["over"] == (longest > 128) == over

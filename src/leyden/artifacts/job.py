@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -29,10 +25,12 @@ from leyden.artifacts.endings import (
 from leyden.artifacts.export import check_disk, save_model
 from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder
 from leyden.artifacts.lock import locked
+from leyden.artifacts.look import look
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
-from leyden.artifacts.run_log import RunLog, say
+from leyden.artifacts.preparation import announce, keep_description, prepared, with_seed
+from leyden.artifacts.run_log import RunLog
 from leyden.artifacts.summary import summary
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
@@ -42,26 +40,23 @@ from leyden.artifacts.workers import run_workers
 from leyden.data.dataset import TreeDataset
 from leyden.settings.command import typed_overrides
 from leyden.settings.read import dump
-from leyden.settings.resuming import CONFIG
+from leyden.settings.resuming import CONFIG, is_look
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
 from leyden.training.devices import is_later_rank, world_size
-from leyden.training.gates import blocks
 from leyden.training.interrupts import Interrupts
 from leyden.training.launch import meeting
 from leyden.training.outcome import Run
 from leyden.training.position import check_position
-from leyden.training.prepare import Material, prepare
+from leyden.training.prepare import Material
 from leyden.training.problems import writes
 from leyden.training.reading import find_columns
 from leyden.training.run import fit
 from leyden.training.saved_states import SavedState
 
-log = logging.getLogger(__name__)
-
 
 def run_job(settings: Settings, job_folder: Path | None = None) -> float:
-    """Do everything that `train.py` promises; return the metric of the weights that are kept.
+    """Do everything that `train.py` promises; return the metric of the weights that are kept, NaN without a training.
 
     Faults of settings, data and checkpoint end it before the run folder is made; so nothing is left behind by them.
 
@@ -72,10 +67,12 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     Raises:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
+    if settings.mode == "inspect" or settings.dry_run:
+        return look(settings, job_folder)
     others, interrupts = meeting(), Interrupts()
     requested_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
-    goes_on = settings.resume is not None and (folder.path / CONFIG).exists()
+    goes_on = settings.resume is not None and (folder.path / CONFIG).exists() and not is_look(folder.path)
     with (
         disk_errors(folder.path),
         interrupts.listening(),
@@ -136,6 +133,8 @@ def finish_job(  # noqa: PLR0913, PLR0917
     """
     clock, verdict = time.perf_counter(), dict[str, Any]()
     announce(material)
+    if not is_later_rank():
+        keep_description(material, settings, folder)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
     config = {**dump(settings), "resume": None}
     with running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):

@@ -72,7 +72,9 @@ def _cells(table: Table, name: str) -> dict[str, Any]:
     return {
         "kind": "text",
         "missing": int(pc.sum(empty).as_py() or 0),
-        "distinct": int(pc.count_distinct(pc.if_else(empty.slice(0, LOOKED_AT), None, head), mode="only_valid").as_py()),
+        "distinct": int(
+            pc.count_distinct(pc.if_else(empty.slice(0, LOOKED_AT), None, head), mode="only_valid").as_py()
+        ),
         "looked_at": len(head),
         "examples": _examples(first),
     }

@@ -10,8 +10,8 @@ from pathlib import Path
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
 from leyden.settings.checks_environment import environment, unused_strategies
 from leyden.settings.checks_logging import secrets, trackers
-from leyden.settings.checks_model import backbone
 from leyden.settings.checks_looks import looks
+from leyden.settings.checks_model import backbone
 from leyden.settings.checks_training import optimization
 from leyden.settings.locations import TINY, WHEEL, folder_faults
 from leyden.settings.schema import Settings

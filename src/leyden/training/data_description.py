@@ -51,9 +51,7 @@ def describe_data(settings: Settings, material: Material) -> dict[str, Any]:
         **_repeated(material),
         **_labels({name: trees.part for name, trees in parts.items()}),
         "lengths": _lengths(parts, lengths),
-        "samples": [
-            sample for name in parts for sample in _samples(name, parts[name], lengths[name], texts, settings)
-        ],
+        "samples": [sample for name in parts for sample in _samples(name, parts[name], lengths[name], texts, settings)],
     }
 
 
