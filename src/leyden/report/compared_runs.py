@@ -13,7 +13,7 @@ from typing import Any
 
 from leyden.report.run_files import RunFiles
 from leyden.settings.config_files import definition
-from leyden.settings.resuming import CONFIG
+from leyden.settings.resuming import CONFIG, is_look
 
 SWEEP = "sweep.csv"
 DEPTH = 2  # `outputs` holds sweeps, and those hold jobs
@@ -133,6 +133,8 @@ def _collect(folder: Path, found: Found, seen: set[Path], depth: int) -> None:
     seen.add(folder.resolve())
     if not folder.is_dir():
         found.left_out.append((folder, "no folder"))
+    elif is_look(folder):
+        found.left_out.append((folder, "only its data was looked at"))
     elif (folder / CONFIG).is_file():
         files = RunFiles.read(folder)
         if files.config is None:
@@ -176,11 +178,12 @@ def _jobs(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _end(files: RunFiles) -> tuple[str, str]:
-    """How a run ended, and why that was not well."""
-    said = files.manifest or files.progress or {}
-    faults = said.get("faults")
+    """How a run ended, and why that was not well: as the run said last."""
+    manifest, progress = files.manifest or {}, files.progress or {}
+    faults = manifest.get("faults")
     told = [str(one) for kind in faults.values() for one in kind] if isinstance(faults, Mapping) else []
-    return str(said.get("status") or UNFINISHED), " ".join(told)
+    status = progress.get("status") or manifest.get("status") or ("done" if manifest else UNFINISHED)
+    return str(status), str(progress.get("reason") or " ".join(told))
 
 
 def _named(runs: Sequence[ComparedRun]) -> list[ComparedRun]:

@@ -18,6 +18,7 @@ from leyden.settings.wording import counted
 MOST_SETTINGS = 24  # columns of the table
 MOST_METRICS = 12
 GOOD, BAD = {"done"}, {"failed", "crashed"}
+FACTS = ("updates", "training, s", "tokens/s", "peak GiB")
 NO_DIFFERENCE = "The settings of these runs do not differ."
 
 
@@ -34,21 +35,22 @@ def runs_section(compared: Comparison, folder: Path) -> Section:
     best = {name: _best(compared, name) for name in metrics} if comparable else {}
     rows = []
     for place, run in enumerate(compared.runs):
-        cells = [_cell(values[place]) for _, values in settings]
-        cells += [{**_number(run.metrics.get(name)), "best": best.get(name) is run} for name in metrics]
+        numbers = [{**_number(run.metrics.get(name)), "best": best.get(name) is run} for name in metrics]
+        cells = [numbers[0], *(_cell(values[place]) for _, values in settings), *numbers[1:]]
         cells += [_number(value) for value in _facts(run)]
         rows.append({"run": run, "link": _link(run, folder), "status": _status(run), "cells": cells})
-    columns = ["Run", "Status", *(key for key, _ in settings), *metrics]
-    return Section(
-        "compare-runs", "Runs",
-        fill(
-            "compare-runs", columns=[*columns, "updates", "training, s", "tokens/s", "peak GiB"], rows=rows,
-            first_number=len(columns) - len(metrics), settings=len(settings), metric=compared.metric,
-            notices=list(_notices(compared)), left_out=[(str(path), reason) for path, reason in compared.left_out],
-            more_settings=list(compared.settings)[MOST_SETTINGS:], more_metrics=compared.metrics[MOST_METRICS:],
-            same="" if settings or len(rows) == 1 else NO_DIFFERENCE,
-        ),
+    names = ["Run", "Status", metrics[0], *(key for key, _ in settings), *metrics[1:], *FACTS]
+    texts = {
+        2 + place for place, (_, values) in enumerate(settings, 1) if any(as_number(text) is None for text in values)
+    }
+    columns = [{"name": name, "number": place > 1 and place not in texts} for place, name in enumerate(names)]
+    body = fill(
+        "compare-runs", columns=columns, rows=rows, marked=any(best.values()), notices=list(_notices(compared)),
+        left_out=[(str(path), reason) for path, reason in compared.left_out],
+        more_settings=list(compared.settings)[MOST_SETTINGS:], more_metrics=compared.metrics[MOST_METRICS:],
+        same="" if settings or len(rows) == 1 else NO_DIFFERENCE,
     )  # fmt: skip
+    return Section("compare-runs", "Runs", body)
 
 
 def _notices(compared: Comparison) -> Iterator[str]:

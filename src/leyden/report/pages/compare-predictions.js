@@ -3,7 +3,7 @@
   const data = leyden.read("compare-predictions-data"), make = leyden.make, byId = (id) => document.getElementById(id);
   const first = byId("pair-a"), second = byId("pair-b"), order = byId("pair-order"), search = byId("pair-search");
   const differ = byId("pair-differ"), said = byId("pair-said"), place = byId("pair-rows"), more = byId("pair-more");
-  const STEP = 20, WORDS = 400;
+  const STEP = 20, WORDS = 400, FEW = 12, LEAST = 0.2;
   let shown = STEP;
 
   /* The words of two texts, each with whether the other has it too, by their longest common subsequence. */
@@ -30,7 +30,9 @@
         parts[1].push([b[j], false]); j += 1;
       }
     }
-    return parts;
+    const words = (part, common) => part.filter(([word, both]) => both === common && word.trim()).length;
+    const same = words(parts[0], true), most = same + Math.max(words(parts[0], false), words(parts[1], false));
+    return most > FEW && same < most * LEAST ? null : parts;  // of other texts altogether, marks say nothing
   }
 
   function text(value, parts) {
@@ -87,16 +89,20 @@
     const { name, kept, common } = rowsOf(a, b);
     const [x, y] = [data.set[first.value], data.set[second.value]];
     const both = data.shared ? data.shared[x][y] : null;
-    const alone = both === null ? "" : `, ${data.sizes[x] - both} only in the first, ${data.sizes[y] - both} only in the second`;
-    const whole = both === null ? "" : ` of ${both} rows that both runs have${alone}`;
-    said.textContent = `${Math.min(shown, kept.length)} of ${kept.length} rows shown; ${common} are in this page${whole}.`;
+    const rows = (count) => (count === 1 ? "1 row" : `${count} rows`);
+    const alone = both === null ? "" : `${rows(data.sizes[x] - both)} only in the first and ${rows(data.sizes[y] - both)} only in the second`;
+    const whole = both === null ? "" : ` Both runs have ${rows(both)} in common; ${alone} have no match.`;
+    said.textContent = `${Math.min(shown, kept.length)} of ${kept.length} rows are shown.${whole} This page has ${common} of them.`;
     place.replaceChildren(...kept.slice(0, shown).map(({ row, left, right, x: mine, y: theirs }) => {
       const parts = left[0] !== null && right[0] !== null ? compared(left[0], right[0]) : null;
       const asked = make("dl", { class: "asked" }, make("dt", {}, "Prompt"), make("dd", {}, text(row.prompt)));
       if (row.target !== null) asked.append(make("dt", {}, "Target"), make("dd", {}, text(row.target)));
+      const equal = left[0] === right[0];
+      const told = left[0] === null && right[0] === null ? "" : equal ? "Both answers are the same." : parts ? "" : "The answers share hardly any words, or are too long to be compared word by word.";
       return make("article", { class: "row-pair" },
         make("h3", {}, make("bdi", {}, row.name ?? "")), asked,
-        make("div", { class: "answers" }, answer(a, left, parts?.[0], name, theirs), answer(b, right, parts?.[1], name, mine)));
+        make("div", { class: "answers" }, answer(a, left, parts?.[0], name, theirs), answer(b, right, parts?.[1], name, mine)),
+        ...(told ? [make("p", { class: "told" }, told)] : []));
     }));
     place.querySelectorAll(".text").forEach((one) => {  // what scrolls has to be reached by keyboard
       if (one.scrollHeight > one.clientHeight + 1) {
