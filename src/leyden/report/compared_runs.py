@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -61,6 +62,11 @@ class ComparedRun:
             for name, value in kept.items()
             if name.startswith(PREFIX) and isinstance(value, int | float)
         }
+
+    @cached_property
+    def logged(self) -> Counter[str]:
+        """How often each number was logged."""
+        return Counter() if self.files.metrics is None else Counter(self.files.metrics["name"].tolist())
 
     @property
     def monitored(self) -> str | None:
@@ -133,12 +139,12 @@ def _collect(folder: Path, found: Found, seen: set[Path], depth: int) -> None:
     seen.add(folder.resolve())
     if not folder.is_dir():
         found.left_out.append((folder, "no folder"))
-    elif is_look(folder):
-        found.left_out.append((folder, "only its data was looked at"))
     elif (folder / CONFIG).is_file():
         files = RunFiles.read(folder)
         if files.config is None:
             found.left_out.append((folder, f"{CONFIG} cannot be read ({files.damaged.get(CONFIG, 'empty')})"))
+        elif is_look(folder):
+            found.left_out.append((folder, "only its data was looked at"))
         else:
             found.runs.append(ComparedRun(folder.name, folder, files, *_end(files)))
     else:

@@ -70,7 +70,7 @@ def curves_section(compared: Comparison) -> Section | None:
     charts, names = [], dict.fromkeys([f"{PREFIX}{compared.metric}", *CURVES])
     told = ""
     for name in names:
-        having = [run for run in compared.runs if len(run.files.series.get(name, ())) > 1]
+        having = [run for run in compared.runs if run.logged[name] > 1]
         drawn = having[:MOST_CURVES]
         if not drawn:
             continue
@@ -90,5 +90,5 @@ def curves_section(compared: Comparison) -> Section | None:
             told = f"Of {len(having)} runs those that stand first in the table are drawn, at most {MOST_CURVES}."
     if not charts:
         return None
-    smoothing = smoothing_control() if any("train/loss" in run.files.series for run in compared.runs) else Markup()
+    smoothing = smoothing_control() if any(run.logged["train/loss"] > 1 for run in compared.runs) else Markup()
     return Section("compare-curves", "Curves", fill("compare-charts", charts=charts, smoothing=smoothing, note=told))
