@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -226,17 +225,3 @@ def test_what_is_too_much_for_a_page_is_cut_and_counted(
     cut = Cut()
     assert cut.text("x" * 100_000).endswith("… (100,000 characters)")
     assert cut.count == 1
-
-
-def test_two_hundred_runs_are_written_in_seconds(preference_run: Path, tmp_path: Path) -> None:
-    for number in range(200):
-        run = copied(preference_run, tmp_path / f"run{number:03d}", learning_rate=f"{1e-5 * (1 + number):.3g}")
-        with_metric(run, "loss", 1 / (1 + number))
-    before = time.process_time()
-    path = tmp_path / "comparison.html"
-    compared = write_comparison([tmp_path], path)
-    seconds = time.process_time() - before
-    assert len(compared.runs) == 200
-    assert path.stat().st_size < 8e6
-    assert seconds < 20, f"{seconds:.1f} s of computing"
-    assert path.read_text(encoding="utf-8").count("Of 200 runs those that stand first in the table are drawn") == 1
