@@ -14,6 +14,7 @@ import pandas as pd
 
 from leyden.report.compared_runs import ComparedRun, direction
 from leyden.report.page import Section, fill, json_script, number
+from leyden.settings.wording import counted
 
 ID = "compare-predictions"
 SHOWN_TO = "prompt_text"  # the first column of a table of predictions that is not the user's
@@ -86,7 +87,8 @@ def predictions_section(runs: Sequence[ComparedRun], metric: str) -> Section | N
     }
     body = fill(
         ID, data=json_script(f"{ID}-data", value), names=[one.run.name for one in read], shown=len(keys), all=all_keys,
-        cut=cut.count, longest=LONGEST, without=[run.name for run in runs if run not in [one.run for one in read]],
+        cut=f"{counted(cut.count, 'texts')} of more than {LONGEST:,} characters cut." if cut.count else "",
+        without=[run.name for run in runs if run not in [one.run for one in read]],
         matched=f"the column {column}" if column else "the cells of their tables",
     )  # fmt: skip
     return Section(ID, "Predictions side by side", body)
@@ -180,7 +182,7 @@ def _shared(read: Sequence[Predicted]) -> dict[str, Any]:
     return {"set": of, "sizes": [len(one) for one in found], "shared": counted}
 
 
-def _joined(row: Mapping[str, Any], names: Sequence[str], cut: Cut) -> str | None:
+def _joined(row: pd.Series[Any], names: Sequence[str], cut: Cut) -> str | None:
     if len(names) == 1:
         return cut.text(row[names[0]])
     texts = [(name.partition("_")[2], cut.text(row[name])) for name in names]

@@ -97,10 +97,9 @@ class Bars(Display):
         count = 2 * len(str(total)) + 1
         spare = console.width - TIMES - count - NUMBERS
         width = min(max(spare, BAR[0]), BAR[1])
-        line = {"table_column": Column(no_wrap=True)}
         self._progress = Progress(
-            TextColumn("{task.description:<9}", markup=False), BarColumn(width), MofNCompleteColumn(**line),
-            TimeElapsedColumn(**line), TimeRemainingColumn(**line),
+            TextColumn("{task.description:<9}", markup=False), BarColumn(width), MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(Column(no_wrap=True)), TimeRemainingColumn(table_column=Column(no_wrap=True)),
             _Numbers(console, TIMES + count + width), console=console,
         )  # fmt: skip
         self._progress.start()
