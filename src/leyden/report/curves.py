@@ -12,7 +12,9 @@ from leyden.report.charts import chart, figure_of, line, smoothing_control
 from leyden.report.page import Section, fill, number
 from leyden.report.run_files import RunFiles
 
+FEW = 2  # points, which are shown as such
 MOST_POINTS = 1500  # of a curve; a longer one is drawn as means over equal pieces
+STEADY = ("learning rate", "peak memory")  # nothing in them is noise
 TRAIN, VALIDATION = "train/", "validation/"
 OWN = {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "peak_memory_gib"}  # drawn by name, below
 # Curves of pairs that belong into one chart: title, y axis, names, and what they mean.
@@ -68,8 +70,17 @@ def _drawn(run: RunFiles, names: Sequence[str], *, title: str, y: str, note: str
         part = "training" if of_training else "validation"
         same = all(one.partition("/")[2] == name.partition("/")[2] for one in present)
         label = part if same and len(present) > 1 else short if of_training or same else f"{part} {short}"
-        few = len(x) <= 1 or not of_training
-        traces.append(line(label, x, values, series=place, smooth=of_training and len(x) > 2, marks=few))  # noqa: PLR2004
+        few = len(x) <= FEW or not of_training
+        traces.append(
+            line(
+                label,
+                x,
+                values,
+                series=place,
+                smooth=not few and not short.startswith(STEADY),
+                marks=few,
+            )
+        )  # noqa: PLR2004
         if pieces > 1:
             notes.append(f"Each point of {label} is the mean of {pieces} updates.")
         if gaps := values.count(None):
