@@ -60,10 +60,11 @@ def token_view(trees: TreeDataset, sample: int, texts: TokenTexts, others: Seque
 
     Returns:
         `tokens`: each [text, role, letters], the role `system`, `prompt` or `answer`; the letters, any of them: t a
-        target, m written by the template, c a control token, s shared: on both paths of a pair, or in the beginning
-        of one of `others`, too; d in a word that the other answer of the pair does not have there; b the text is bytes. `left_out`: after how many of them tokens are left out, and how many; or None.
-        `pair`: for two answers the same of `chosen` and `rejected`, and `tokens` is what they share. `length`: of the
-        longest path. `cut`: what was cut. `weight`: of the row.
+        target, m written by the template, c a control token, s shared: on both paths of a pair, or in the beginning of
+        one of `others`, too; d in a word that the other answer of the pair does not have there; b the text is bytes.
+        `left_out`: after how many of them tokens are left out, and how many; or None. `pair`: for two answers the same
+        of `chosen` and `rejected`, and `tokens` is what they share. `length`: of the longest path. `cut`: what was
+        cut. `weight`: of the row.
     """
     conversation = trees.conversation(sample, answered=trees.limits.answers)
     marks = _Marks()
