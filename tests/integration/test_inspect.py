@@ -62,7 +62,7 @@ def test_an_inspection_writes_what_it_saw_and_builds_no_model(
     assert "train: 4 rows" in said
     assert "train: 4 rows" in shown.err
     assert str(run / "report.html") in shown.out
-    assert "one" in (run / "report.html").read_text(encoding="utf-8")
+    assert "Data" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_weights_that_cannot_be_read_are_not_missed(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_training_takes_the_place_of_an_inspection_without_overwrite(tmp_path:
     assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["mode"] == "train"
     assert not is_look(run)
     for more in ((), ("overwrite=true",)):
-        with pytest.raises(ConfigError, match=r"is a run, and mode=inspect replaces none"):
+        with pytest.raises(ConfigError, match=r"is a run, which mode=inspect and dry_run=true do not replace"):
             look_at(tmp_path, *more)
     assert (run / "model").is_dir()
 
@@ -125,7 +125,10 @@ def test_what_does_not_go_with_a_look() -> None:
         "dry_run=true has no effect with mode=inspect, which loads no weights. Leave one of them out; a dry run "
         "writes what mode=inspect writes, too."
     ]
-    assert list(faults("mode=look")) == ["mode='look' is not allowed. Use 'train' or 'inspect'."]
+    assert list(faults("mode=look")) == [
+        "mode='look' is not allowed (Train; or look at the tables, write the data part of the report, and load no "
+        "weights). Allowed: one of train, inspect."
+    ]
     (fault,) = faults("dry_run=true", "trainer.epochs=0")
     assert fault.startswith("dry_run=true has no update to try")
     (fault,) = faults("dry_run=7")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from leyden.report import data
 from leyden.report.page import Section, render_page, write_page
 from leyden.report.run_files import RunFiles
 
 FILE = "report.html"
 
 # Each says what it can of a run as far as it has come; None: nothing yet.
-SECTIONS: Sequence[Callable[[RunFiles], Section | None]] = ()
+SECTIONS: Sequence[Callable[[RunFiles], Section | None]] = (data.section,)
 
 
 def write_report(folder: Path) -> Path:
