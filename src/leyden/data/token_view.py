@@ -64,8 +64,8 @@ def token_view(trees: TreeDataset, sample: int, texts: TokenTexts, others: Seque
         target, m written by the template, c a control token, s shared: on both paths of a pair, or in the beginning of
         one of `others`, too; d in a word that the other answer of the pair does not have there; b the text is bytes.
         `left_out`: after how many of them tokens are left out, and how many; or None. `pair`: for two answers the same
-        of `chosen` and `rejected`, how much of their words is `alike`, and `tokens` is what they share. `length`: of the longest path. `cut`: what was
-        cut. `weight`: of the row.
+        of `chosen` and `rejected`, and the share of words that both have, `alike`; `tokens` is then what they share.
+        `length`: of the longest path. `cut`: what was cut. `weight`: of the row.
     """
     conversation = trees.conversation(sample, answered=trees.limits.answers)
     marks = _Marks()

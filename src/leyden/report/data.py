@@ -84,7 +84,8 @@ def _lengths(lengths: Json) -> Markup:
     over = {_part(name): part["over"] for name, part in parts.items()}
     longest = max(part["longest"] for part in parts.values())
     said = ", ".join(f"{number(count)} of {name}" for name, count in over.items())
-    note = f"Tokens before anything is cut. {lengths['setting']} is {limit:,}; longer: {said}. The longest has {longest:,}."
+    note = f"Tokens before anything is cut. {lengths['setting']} is {limit:,}; longer: {said}."
+    note += f" The longest has {longest:,}."
     if edges[-1] > drawn[-1]:
         note += f" The last step holds all from {edges[-2]:,} on."
     spans = [f"{start:,} – {end - 1:,}" for start, end in zip(edges, edges[1:], strict=False)]

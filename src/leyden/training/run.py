@@ -116,7 +116,7 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     backbone, dtype, attention = load_backbone(settings, material, kept)
     seconds = {"load weights": time.perf_counter() - clock}
     settings = with_settled(settings, start[-1].settled) if start else settings
-    settings, found, collator = _settle(settings, material, backbone, attention, folder)
+    settings, found, collator = settle(settings, material, backbone, attention, folder)
     data = make_data(settings, material, collator)
     epochs = epochs_of(data, settings.trainer, len(material.train.trees))
     position = Position(**start[-1].position) if start else None
@@ -150,7 +150,7 @@ def make_checkpoints(settings: Settings, frame: Frame, history: History, updates
     )  # fmt: skip
 
 
-def _settle(
+def settle(
     settings: Settings, material: Material, backbone: nn.Module, attention: AttentionChoice, folder: Path
 ) -> tuple[Settings, dict[str, str], Collator]:
     """The settings with a number for every `auto`, why it is that, and what makes batches with them."""
