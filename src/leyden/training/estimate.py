@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leyden.backbone.quantization import KINDS
-from leyden.training.trial import Trial
+from leyden.training.measurements import Trial
 
 GIB = 2**30
 SPARE = 0.9  # share of the memory that a run may fill
@@ -106,22 +106,23 @@ def _of_passes(trial: Trial, lengths: NDArray[np.int64]) -> Iterator[dict[str, A
         return
     smaller = max(largest // 2, trial.longest_sample)
     if smaller < largest and trainer.tokens_per_pass is not None:
-        yield _line("trainer.tokens_per_pass", trainer.tokens_per_pass, smaller, (largest - smaller) * kept,
+        yield _line("trainer.tokens_per_pass", (trainer.tokens_per_pass, smaller), (largest - smaller) * kept,
                     "the updates are the same")  # fmt: skip
     elif smaller < largest and trainer.rows > 1:
         half = trainer.rows // 2
         passes = trainer.grad_accumulation * trainer.rows // half
-        yield _line("trainer.batch_size", trainer.rows, half, largest * kept // 2,
+        yield _line("trainer.batch_size", (trainer.rows, half), largest * kept // 2,
                     f"with trainer.grad_accumulation={passes} the updates are the same")  # fmt: skip
     if not settings.backbone.gradient_checkpointing:
-        yield _line("backbone.gradient_checkpointing", False, True, largest * (kept - least),
+        yield _line("backbone.gradient_checkpointing", (False, True), largest * (kept - least),
                     f"an update takes about {RECOMPUTED:g} times as long")  # fmt: skip
     shorter = int(np.quantile(lengths, SHORTER)) if len(lengths) else 0
     over = np.maximum(0, lengths - shorter)
     share = over.sum() / max(1, lengths.sum())
-    if 0 < shorter < trial.longest_sample and trial.longest_sample > largest // 2:
-        saved = max(0, largest - max(shorter, smaller)) if trial.longest_sample == largest else 0
-        yield _line("tokenizer.max_length", settings.tokenizer.max_length, shorter, saved * kept,
+    if 0 < shorter < trial.longest_sample:
+        budget = trainer.tokens_per_pass or largest
+        saved = largest - max(shorter, min(budget, trainer.rows * shorter))
+        yield _line("tokenizer.max_length", (settings.tokenizer.max_length, shorter), saved * kept,
                     f"cuts {int((over > 0).sum()):,} of {len(lengths):,} samples, and "
                     f"{share:.1%} of the tokens to compute", saves_time=bool(share >= WORTH_TIME))  # fmt: skip
 
@@ -130,18 +131,27 @@ def _of_weights(trial: Trial) -> Iterator[dict[str, Any]]:
     settings, weights = trial.settings, trial.weights
     training = weights.trained + (weights.optimizer or 2 * weights.trained)  # gradients and the optimizer's state
     if settings.lora is None:
-        yield _line("lora", "none", "lora", training, "trains an adapter alone: under 3 % of the weights as a rule")
+        yield _line("lora", ("none", "lora"), training, "trains an adapter alone: under 3 % of the weights as a rule")
     elif (rank := getattr(settings.lora, "r", None)) and rank > 1:
-        yield _line("lora.r", rank, rank // 2, (training + weights.trained) // 2, "half as many weights are trained")
+        yield _line("lora.r", (rank, rank // 2), (training + weights.trained) // 2, "half as many weights are trained")
     if weights.linear and settings.lora is not None and settings.backbone.dtype not in KINDS:
         size = 2 if settings.backbone.dtype in ("bfloat16", "float16") else 4
-        yield _line("backbone.dtype", settings.backbone.dtype, "int4", int(weights.linear * (1 - QUANTISED / size)),
+        yield _line("backbone.dtype", (settings.backbone.dtype, "int4"), int(weights.linear * (1 - QUANTISED / size)),
                     "rounds the frozen weights to four bits; needs bitsandbytes")  # fmt: skip
 
 
-def _line(setting: str, now: Any, to: Any, saved: float, note: str, *, saves_time: bool = False) -> dict[str, Any]:
+def _line(
+    setting: str, change: tuple[Any, Any], saved: float, note: str, *, saves_time: bool = False
+) -> dict[str, Any]:
     saves = round(max(0.0, saved / GIB), 4)
-    return {"setting": setting, "now": now, "to": to, "saves_gib": saves, "saves_time": saves_time, "note": note}
+    return {
+        "setting": setting,
+        "now": change[0],
+        "to": change[1],
+        "saves_gib": saves,
+        "saves_time": saves_time,
+        "note": note,
+    }
 
 
 def _rounded(value: float | None) -> float | None:
