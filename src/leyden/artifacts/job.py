@@ -30,6 +30,7 @@ from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.preparation import announce, keep_description, prepared, with_seed
+from leyden.artifacts.reporting import Reports
 from leyden.artifacts.run_log import RunLog
 from leyden.artifacts.summary import summary
 from leyden.artifacts.trackers import make_trackers
@@ -146,17 +147,17 @@ def finish_job(  # noqa: PLR0913, PLR0917
     if not is_later_rank():
         keep_description(material, settings, folder)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
-    config = {**dump(settings), "resume": None}
-    with running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):
+    config, reports = {**dump(settings), "resume": None}, Reports(folder.path, material, requested_seed)
+    with reports.watching(), running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
-        export = partial(_export, material, settings)
-        run = fit(settings, material, loggers, folder.path, export, interrupts=interrupts, start=start)
+        export, frame = partial(_export, material, settings), (loggers, folder.path)
+        run = fit(settings, material, *frame, export, reports.evaluated, interrupts=interrupts, start=start)
         results, settings = results_of(run), run.settings
         write = partial(_write_manifest, settings, material, run, requested_seed, folder)
         if run.stopped is not None:
             if not is_later_rank():
                 write_json(folder.path / "results.json", results)
-                write(STOPPED)
+                write(STOPPED, report=reports.record())
             raise run.stopped
         if not is_later_rank():
             save_run(run, material, settings, folder, results)
@@ -167,7 +168,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
         faults = faults_of(run, verdict, folder)
         more = {"faults": faults, "trackers": {one.kind: one.state for one in trackers}, "export": verdict or None}
-        write(FAILED if any(faults.values()) else DONE, **more)
+        reports.finish(FAILED if any(faults.values()) else DONE, run, partial(write, **more))
         print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
         raise_faults(folder)
     return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
