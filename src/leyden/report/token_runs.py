@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from leyden.report.page import visible
+
 # the letters behind a token, as `leyden.data.token_view` writes them
 TARGET, MARKUP, CONTROL, SHARED, DIFFERENT, RAW = "t", "m", "c", "s", "d", "b"
-SIGNS = {"\n": "↵\n", "\t": "⇥", "\r": "␍"}
-UNSEEN = ("Cf", "Zl", "Zp", "Co", "Cn", "Cs")  # Unicode's formatting, separators, private use, unassigned, surrogates
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,6 @@ def shown_parts(view: Mapping[str, Any]) -> Iterator[tuple[list[Run], int]]:
         return
     yield runs_of(tokens[: left_out["after"]]), left_out["tokens"]
     yield runs_of(tokens[left_out["after"] :]), 0
-
-
-def visible(text: str) -> str:
-    """A text with signs for line ends and tabs, and code points in place of what only steers how text is shown."""
-    return "".join(SIGNS.get(letter) or _seen(letter) for letter in text)
-
-
-def _seen(letter: str) -> str:
-    return f"⟨U+{ord(letter):04X}⟩" if unicodedata.category(letter) in UNSEEN else letter
 
 
 def _kind(token: Sequence[str]) -> tuple[str, bool, bool]:
