@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leyden.report.page import Section, render_page, write_page
+from leyden.report.predictions import figures_section, predictions_section
 from leyden.report.run_files import RunFiles
 
 FILE = "report.html"
 
 # Each says what it can of a run as far as it has come; None: nothing yet.
-SECTIONS: Sequence[Callable[[RunFiles], Section | None]] = ()
+SECTIONS: Sequence[Callable[[RunFiles], Section | None]] = (figures_section, predictions_section)
 
 
 def write_report(folder: Path) -> Path:
