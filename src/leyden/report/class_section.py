@@ -187,8 +187,11 @@ def _reliability(
         traces.append(line("before training", former.confidence.tolist(), former.share.tolist(), series=1, marks=True))
     columns = ("Probability", "Share that came true", "Rows")
     rows = list(zip(now.confidence.tolist(), now.share.tolist(), now.counts.tolist(), strict=True))
-    axes = {"xaxis": {"title": "probability", "range": [0, 1]}, "yaxis": {"title": "share that came true", "range": [0, 1.02]},
-            "hovermode": "closest"}  # fmt: skip
+    axes = {
+        "xaxis": {"title": "probability", "range": [0, 1]},
+        "yaxis": {"title": "share that came true", "range": [0, 1.02]},
+        "hovermode": "closest",
+    }
     return chart(
         figure_of(traces, layout=axes),
         f"Reliability: {_said(predictions)} in ten bins against the share that came true; "

@@ -48,8 +48,10 @@ def highlights(predictions: PredictionTable, metric_direction: str | None = None
     found: list[Ranked] = []
     direction = metric_direction or DIRECTIONS.get(predictions.metric)
     for column, better in (("loss", "min"), (predictions.first_score, direction)):
-        values = None if column is None or better is None else predictions.numbers(column)
-        if column is None or values is None or not any(value is not None for value in values):
+        if column is None or better is None:
+            continue
+        values = predictions.numbers(column)
+        if values is None or not any(value is not None for value in values):
             continue
         ranked = _ranked(column, values, change(predictions, column), better, predictions.numbers("loss"))
         if found and ranked.rows == found[-1].rows:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from leyden.report.plotly_script import MARK, plotly_script
 
 PAGES = Path(__file__).parent / "pages"
-IN_SCRIPT: dict[str, str | int | None] = {sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+IN_SCRIPT = {sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 UNSHOWN = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}  # control pictures
 SURROGATE = re.compile("[\ud800-\udfff]")
 UNUSUAL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f\ud800-\udfff]")

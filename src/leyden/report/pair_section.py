@@ -36,7 +36,8 @@ def pair_section(predictions: PredictionTable) -> Section | None:
         "Preferences",
         fill(
             "pairs", counts=counts if before else [], choices=CHOICES,
-            totals=[sum(one == cell for cell in after) for one in CHOICES], pairs=sum(cell is not None for cell in after),
+            totals=[sum(one == cell for cell in after) for one in CHOICES],
+            pairs=sum(cell is not None for cell in after),
             right=sum(margin > 0 for margin in margins), margins=len(margins),
             mean=float(np.mean(margins)) if margins else None, chart=_margins(margins) if margins else None,
         ),

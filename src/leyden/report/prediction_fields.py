@@ -1,4 +1,4 @@
-"""The cells that a page has of the predictions: which columns, in what form, and cut where there is too much of them."""
+"""The cells that a page has of the predictions: which columns there are, in what form, and what is shown where."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class PredictionTable:
         dataset: settings of the run that name its columns.
         metric: name of the first metric; the empty text where it is not known.
         file: that the table was read from.
-        step: the update after which an evaluation found this, while the run goes on; None: it is of the saved model.
+        step: the update after which an evaluation found this; None: it is of the model that is kept.
     """
 
     table: pd.DataFrame
@@ -45,12 +45,10 @@ class PredictionTable:
         """The predictions of a run, or while it goes on those of its last evaluation; None before there are any."""
         table, before, file, step = run.predictions, run.before, "predictions.parquet", None
         if run.evaluation is not None:
-            table, file = run.evaluation, "evaluation.parquet"
-            losses = run.series.get("validation/loss")
-            step = None if losses is None else int(losses["step"].max())
+            table, file, step = run.evaluation, "evaluation.parquet", int(run.evaluation.attrs.get("step", 0))
         if table is None:
             return None
-        if before is not None and len(before) != len(table):
+        if before is not None and (step == 0 or len(before) != len(table)):
             before = None
         metric = next(iter(run.setting("metric") or {}), "")
         return cls(table, before, run.setting("dataset") or {}, metric, file, step)
@@ -113,7 +111,7 @@ class PredictionTable:
         return None if frame is None or name not in frame else [text_of(cell) for cell in frame[name].tolist()]
 
     def role(self, role: str) -> list[str]:
-        """The user's columns with a role of the settings: `prompt`, `system`, `answer`, `rejected_answer`, `id` …"""
+        """The user's columns with a role of the settings: `prompt`, `system`, `answer`, `id` and so on."""
         named = self.dataset.get(f"{role}_column")
         if self.dataset.get("format") in ("messages", "preferences"):
             named = TURNS.get(role, named)

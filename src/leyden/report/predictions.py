@@ -60,8 +60,11 @@ def predictions_section(run: RunFiles) -> Section | None:
 
 
 def _lead(predictions: PredictionTable) -> str:
+    rows = f"the {len(predictions):,} validation rows"
+    if predictions.step == 0:
+        return f"What the model made of {rows} before training."
     when = "" if predictions.step is None else f", as the evaluation after update {predictions.step:,} found it"
-    lead = f"What the model makes of the {len(predictions):,} validation rows{when}."
+    lead = f"What the model makes of {rows}{when}."
     if predictions.before is None:
         return f"{lead} There is no evaluation before training to compare them with."
     return f"{lead} “Before” is the model before its training."

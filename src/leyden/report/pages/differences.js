@@ -1,10 +1,11 @@
 /* Differences of two texts, word by word. */
 leyden.differences = (() => {
   const LARGEST = 4e6; /* cells of the table of common words; larger ones would stop the page */
-  const SOME = 0.1; /* share of words in common below which marks say nothing */
+  const SOME = 0.2; /* share of words in common below which marks say nothing */
   const segmenter = typeof Intl.Segmenter === "function" ? new Intl.Segmenter(undefined, { granularity: "word" }) : null;
   const wordsOf = (text) => (segmenter ? Array.from(segmenter.segment(text), (one) => one.segment) : text.match(/\s+|[^\s]+/g) ?? []);
   const blank = (word) => !word.trim();
+  const counted = (words) => words.filter((word) => /[\p{L}\p{N}]/u.test(word)).length;
 
   /* Which words of a and b are in their longest common subsequence. */
   function common(a, b) {
@@ -29,6 +30,32 @@ leyden.differences = (() => {
     return [inA, inB];
   }
 
+  /* Give up common words that stand alone in the midst of changed ones: single ones are chance, and hard to read. */
+  function withoutChance(a, b, [inA, inB]) {
+    const blocks = []; /* [start in a, start in b, end in a, end in b], of words that stand together in both */
+    for (let i = 0, j = 0; i < a.length || j < b.length;) {
+      if (inA[i] && inB[j]) {
+        const from = [i, j];
+        while (i < a.length && j < b.length && inA[i] && inB[j]) { i++; j++; }
+        blocks.push([...from, i, j]);
+      } else {
+        while (i < a.length && !inA[i]) i++;
+        while (j < b.length && !inB[j]) j++;
+      }
+    }
+    const gap = (before, after) => {
+      const [startA, startB] = before ? before.slice(2) : [0, 0], [endA, endB] = after ?? [a.length, b.length];
+      return Math.max(counted(a.slice(startA, endA)), counted(b.slice(startB, endB)));
+    };
+    blocks.forEach((block, place) => {
+      const words = counted(a.slice(block[0], block[2]));
+      if (words < Math.min(gap(blocks[place - 1], block), gap(block, blocks[place + 1]))) {
+        inA.fill(0, block[0], block[2]);
+        inB.fill(0, block[1], block[3]);
+      }
+    });
+  }
+
   /* Runs of words that are alike: [text, is changed]. A blank between changed words is one of them. */
   function runs(words, kept) {
     const found = [];
@@ -47,8 +74,8 @@ leyden.differences = (() => {
     if (from === to) return { ...plain, said: "No difference." };
     const kept = common(a, b);
     if (!kept) return { ...plain, said: "Too long to be compared word by word." };
-    const shared = a.filter((word, place) => kept[0][place] && !blank(word)).length;
-    const fewer = Math.min(...[a, b].map((words) => words.filter((word) => !blank(word)).length));
+    withoutChance(a, b, kept);
+    const shared = counted(a.filter((word, place) => kept[0][place])), fewer = Math.min(counted(a), counted(b));
     if (fewer && shared < SOME * fewer) return { ...plain, said: "Hardly a word in common." };
     return { from: runs(a, kept[0]), to: runs(b, kept[1]), said: "" };
   };
