@@ -18,6 +18,7 @@ from leyden.settings.wording import show
 
 AUTO = "auto"
 CONFIG = "config.yaml"
+LOOKS = frozenset({CONFIG, "data.json", "dry_run.json", "report.html", "train.log", ".lock"})  # what a look leaves
 TYPED = "# Typed: "  # in the config of a run: its command line
 RUN = "# Run: "  # there too: its identity, and the hash of what follows
 FREE = frozenset({  # what does not touch the numbers of an update, or says how long and on what the training goes on
@@ -45,9 +46,14 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
         return config
     typed = by_key(overrides)
     folder = _folder_of(config, typed)
-    if config.resume == AUTO and not (folder / CONFIG).exists():
+    if config.resume == AUTO and (not (folder / CONFIG).exists() or is_look(folder)):
         return config
     saved = saved_config(folder / CONFIG)
+    if is_look(folder):
+        raise ConfigError(
+            f"resume={folder}: nothing was trained there yet, it was only looked at. Leave resume out; the same "
+            "experiment_name trains in that folder."
+        )
     _check_unchanged(folder / CONFIG)
     before = typed_in(folder / CONFIG)
     wanted: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
@@ -78,6 +84,14 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
         raise ConfigError(dict.fromkeys(faults))
     tree = _with(saved, changes, wanted)
     return OmegaConf.create(tree | {"resume": str(folder)})
+
+
+def is_look(folder: Path) -> bool:
+    """Whether a folder holds what mode=inspect or dry_run=true has written, and nothing else: a run may take its place."""
+    if not (folder / CONFIG).is_file() or not {file.name for file in folder.iterdir()} <= LOOKS:
+        return False
+    saved = saved_config(folder / CONFIG)
+    return saved.get("mode") == "inspect" or saved.get("dry_run") is True
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -6,7 +6,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,10 @@ class History(Callback):
         self.tokens += record.tokens
         self.seconds += self._window_seconds
         speed = record.tokens / max(self._window_seconds, 1e-9)
-        values = {**record.values, "train/tokens": float(record.tokens), "train/tokens_per_second": speed}
+        values = {
+            **record.values, "train/tokens": float(record.tokens), "train/tokens_per_second": speed,
+            "train/peak_memory_gib": peak_memory_gib(),
+        }  # fmt: skip
         self._window_seconds = 0.0
         self.latest = values
         self._log(trainer, values)
@@ -131,6 +134,21 @@ class History(Callback):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics({**values, "samples": float(self.samples)}, step=trainer.global_step)
+
+
+class AfterEvaluation(Callback):
+    """Calls a function after each evaluation, once its numbers are logged.
+
+    Args:
+        call: what to do then.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """An evaluation is complete."""
+        self._call()
 
 
 @dataclass
