@@ -20,8 +20,7 @@ class EvaluationTables:
     """Writes the tables of a run's evaluations, on the first process alone.
 
     `before.parquet` has the problem's columns before training, a row for each of `predictions.parquet`. A run that goes
-    on keeps it. `evaluation.parquet` is what `predictions.parquet` will be, as far as the last evaluation knows it; it
-    is in the way once that is there, so `forget` it then.
+    on keeps it. `evaluation.parquet` is what `predictions.parquet` will be, as far as the last evaluation knows it.
 
     Args:
         folder: of the run.
@@ -55,9 +54,14 @@ class EvaluationTables:
             added = list(table.columns)[list(table.columns).index(PROMPT_TEXT) :]
             _replace(self._folder / BEFORE, table[[name for name in added if name not in told]])
 
-    def forget(self) -> None:
-        """Delete the table of the last evaluation, as there is one of the model that is kept."""
-        (self._folder / LAST).unlink(missing_ok=True)
+
+def forget_last(folder: Path) -> None:
+    """Delete the table of the last evaluation, once there is one of the model that is kept.
+
+    Args:
+        folder: of the run.
+    """
+    (folder / LAST).unlink(missing_ok=True)
 
 
 def _replace(path: Path, table: pd.DataFrame) -> None:

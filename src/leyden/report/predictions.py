@@ -41,7 +41,8 @@ def predictions_section(run: RunFiles) -> Section | None:
     predictions = PredictionTable.of(run)
     if predictions is None or not len(predictions):
         return None
-    direction = run.setting(f"metric.{predictions.metric}.direction")
+    directions = (run.progress or {}).get("metrics", {})
+    direction = run.setting(f"metric.{predictions.metric}.direction") or directions.get(predictions.metric)
     fields, ranked = fields_of(predictions), highlights(predictions, direction)
     wanted = [row for one in ranked for row in one.rows]
     data = page_data(fields, predictions.earlier, wanted)
