@@ -63,7 +63,11 @@ def classifier(kind: str, names: Sequence[str]) -> Classification:
 
 def regressor(names: Sequence[str]) -> Regression:
     """A fitted problem with these targets."""
-    told = {"id2label": dict(enumerate(names)), "target_mean": [0.0] * len(names), "target_deviation": [1.0] * len(names)}
+    told = {
+        "id2label": dict(enumerate(names)),
+        "target_mean": [0.0] * len(names),
+        "target_deviation": [1.0] * len(names),
+    }
     return Regression(loss=squared_error).restored(told)
 
 

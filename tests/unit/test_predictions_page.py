@@ -62,19 +62,16 @@ def test_several_prompt_columns_are_joined(tmp_path: Path) -> None:
 def test_conversations_are_followed_to_their_beginning(tmp_path: Path) -> None:
     """Row 4 answers itself in a circle; row 3 answers a row that is not there."""
     columns = {
-        "id": [1, 2, 3, 4, 5], "parent": [None, 1, 2, 77, 5], **own(5), "target": list("abcde"),
-        "loss": [None, None, 1.0, 1.0, 1.0],
+        "id": [1, 2, 3, 4, 5], "parent": [None, 1, 2, 77, 5], **own(5), "target": list("abcde"), "loss": [1.0] * 5,
     }  # fmt: skip
-    order = ["id", "parent", "p", "prompt_text", "target", "loss"]
-    run = run_folder(
-        tmp_path, {name: columns[name] for name in order}, id_column="id", parent_id_column="parent"
-    )  # fmt: skip
-    assert table_of(run).earlier == [[], [], [], [], []]  # 1.0 is not 1: a column with a gap holds floats
+    run = run_folder(tmp_path, columns, id_column="id", parent_id_column="parent")
+    assert table_of(run).earlier == [[], [0], [0, 1], [], []]  # a column with a gap holds 1.0, which is 1
 
 
 def test_ids_as_texts_chain(tmp_path: Path) -> None:
     columns = {
-        "id": ["1", "2", "3", "4", "5"], "parent": [None, "1", "2", "77", "5"], "p": list("vwxyz"), "sys": ["S", *[None] * 4],
+        "id": ["1", "2", "3", "4", "5"], "parent": [None, "1", "2", "77", "5"], "p": list("vwxyz"),
+        "sys": ["S", *[None] * 4],
         "prompt_text": ["shown"] * 5, "target": list("abcde"), "loss": [None, None, 1.0, 1.0, 1.0],
     }  # fmt: skip
     run = run_folder(tmp_path, columns, id_column="id", parent_id_column="parent", system_column="sys")
@@ -161,12 +158,12 @@ def test_the_limit_follows_from_the_room(tmp_path: Path, length: int, limit: int
 
 def test_of_too_many_rows_some_are_left_out_but_not_the_first_to_look_at(tmp_path: Path) -> None:
     rows = 2_000
+    parents = [str(row - 1) if row % 2 else None for row in range(rows)]
     columns = {
-        "id": [str(row) for row in range(rows)], "parent": [None, *(str(row - 1 if row % 2 else "") for row in range(1, rows))],
+        "id": [str(row) for row in range(rows)], "parent": parents,
         **own(rows), "target": ["x" * 200] * rows, "loss": [1.0] * rows,
     }  # fmt: skip
-    order = ["id", "parent", "p", "prompt_text", "target", "loss"]
-    run = run_folder(tmp_path, {n: columns[n] for n in order}, id_column="id", parent_id_column="parent")
+    run = run_folder(tmp_path, columns, id_column="id", parent_id_column="parent")
     predictions = table_of(run)
     data = page_data(fields_of(predictions), predictions.earlier, [1_999], room=100_000)
     assert (data["limit"], data["total"]) == (LIMITS[-1], rows)
@@ -205,7 +202,7 @@ def test_hostile_text_is_text_everywhere(tmp_path: Path, kind: str) -> None:
         "text": {"target": texts, "prediction": texts[::-1], f"score_{mean}": numbers},
         "pairs": {"target": texts, "prediction": texts, "chosen_logp": numbers, "rejected_logp": numbers[::-1],
                   "reward_margin": numbers},
-        "classes": {"target": texts, "prediction": texts, **{f"probability_{text}": [0.1] * rows for text in texts[:-1]}},
+        "classes": {"target": texts, "prediction": texts} | {f"probability_{one}": [0.1] * rows for one in texts[:-1]},
         "labels": {f"{start}_{mean}": [1, 0] * (rows // 2) for start in ("target", "prediction", "probability")},
         "numbers": {f"{start}_{mean}": numbers for start in ("target", "prediction")},
     }  # fmt: skip

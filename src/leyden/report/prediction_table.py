@@ -162,12 +162,12 @@ def number_of(cell: Any) -> float | None:
 
 
 def text_of(cell: Any) -> str | None:
-    """A cell as text; None where it is missing."""
+    """A cell as text; None where it is missing. Whole numbers have no point: a gap makes numbers of a column floats."""
     if isinstance(cell, str):
         return cell
     if cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and math.isnan(cell)):
         return None
-    return str(cell)
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def joined(texts: Sequence[str], separator: str) -> str | None:

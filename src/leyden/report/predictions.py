@@ -15,7 +15,7 @@ from leyden.report.prediction_fields import Fields, fields_of
 from leyden.report.prediction_table import PredictionTable
 from leyden.report.run_files import RunFiles
 
-CARD_CHARACTERS = 1_500  # of each text of a row to look at first
+CARD_CHARACTERS = 600  # of each text of a row to look at first
 
 
 def figures_section(run: RunFiles) -> Section | None:

@@ -47,13 +47,16 @@ leyden.differences = (() => {
       const [startA, startB] = before ? before.slice(2) : [0, 0], [endA, endB] = after ?? [a.length, b.length];
       return Math.max(counted(a.slice(startA, endA)), counted(b.slice(startB, endB)));
     };
-    blocks.forEach((block, place) => {
-      const words = counted(a.slice(block[0], block[2]));
-      if (words < Math.min(gap(blocks[place - 1], block), gap(block, blocks[place + 1]))) {
+    for (let left = blocks, before = Infinity; left.length < before;) { /* each that goes makes the gaps beside it larger */
+      before = left.length;
+      left = left.filter((block, place, all) => {
+        const words = counted(a.slice(block[0], block[2]));
+        if (words >= Math.min(gap(all[place - 1], block), gap(block, all[place + 1]))) return true;
         inA.fill(0, block[0], block[2]);
         inB.fill(0, block[1], block[3]);
-      }
-    });
+        return false;
+      });
+    }
   }
 
   /* Runs of words that are alike: [text, is changed]. A blank between changed words is one of them. */
