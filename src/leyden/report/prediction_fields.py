@@ -87,9 +87,9 @@ def fields_of(predictions: PredictionTable) -> Fields:
         fields.compare(former, prediction, since_before=True)
     elif former is not None:
         fields.notes.append(former)
+    _add_numbers(predictions, fields)
     if predictions.kind == "pairs":
         _add_pairs(predictions, fields, target)
-    _add_numbers(predictions, fields)
     system = predictions.role("system")
     fields.conversation = {
         "system": fields.add("System", "text", predictions.texts(system[0])) if system else None,
