@@ -13,8 +13,8 @@ from tests.browser.open_pages import LAPTOP, PHONE, axe_violations, focus_order,
 from tests.report_runs import HOSTILE, LONG
 from tests.unit.prediction_folders import classifier, own, regressor, run_folder, tabulated
 
+from leyden.report import prediction_figures, predictions
 from leyden.report.page import render_page, shown
-from leyden.report.predictions import figures_section, predictions_section
 from leyden.report.run_files import RunFiles
 
 Open = Callable[..., Any]
@@ -24,7 +24,7 @@ SECONDS, MEGABYTES = 2.0, 15.0
 
 def page_of(run: RunFiles, path: Path) -> Path:
     """The sections of predictions alone."""
-    sections = [one for one in (figures_section(run), predictions_section(run)) if one is not None]
+    sections = [one for one in (prediction_figures.section(run), predictions.section(run)) if one is not None]
     path.write_text(render_page("run", sections), encoding="utf-8")
     return path
 

@@ -12,16 +12,16 @@ import pytest
 from tests.report_runs import HOSTILE, LONG
 from tests.unit.prediction_folders import own, run_folder, table_of
 
+from leyden.report import prediction_figures, predictions
 from leyden.report.highlights import ROWS, highlights
 from leyden.report.page import Section, render_page
 from leyden.report.prediction_cuts import LIMITS, page_data
 from leyden.report.prediction_fields import fields_of, likelier
-from leyden.report.predictions import figures_section, predictions_section
 from leyden.report.run_files import RunFiles
 
 
 def section_of(run: RunFiles) -> Section:
-    found = predictions_section(run)
+    found = predictions.section(run)
     assert found is not None
     return found
 
@@ -129,7 +129,7 @@ def test_which_answer_of_a_pair_is_likelier(tmp_path: Path) -> None:
     predictions = table_of(run)
     assert likelier(predictions) == ["chosen", "rejected", "tie", None]
     assert likelier(predictions, before=True) == ["rejected", "chosen", "tie", None]
-    section = figures_section(run)
+    section = prediction_figures.section(run)
     assert section is not None
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", section.body))
     assert "likelier one in 1 of 3 pairs" in text
@@ -182,7 +182,9 @@ def test_yes_or_no_and_several_labels_have_figures_too(tmp_path: Path) -> None:
         "prediction_upset": [0, 0, 1], "probability_late": [0.9, 0.2, 0.4], "probability_upset": [0.1, 0.2, 0.8],
         "loss": [0.1, 0.2, 0.3],
     }  # fmt: skip
-    one, two = (figures_section(run_folder(tmp_path / name, table)) for name, table in (("a", yes), ("b", several)))
+    one, two = (
+        prediction_figures.section(run_folder(tmp_path / name, table)) for name, table in (("a", yes), ("b", several))
+    )
     assert one is not None
     assert two is not None
     assert re.search(r"<b>75 %</b> of 4 rows right", one.body)
@@ -190,7 +192,7 @@ def test_yes_or_no_and_several_labels_have_figures_too(tmp_path: Path) -> None:
     assert re.findall(r'<th scope="row"><bdi>(\w+)</bdi></th><td class="number', one.body)[:2] == ["no", "yes"]
     assert "83.33 %</b> of the labels of 3 rows right" in two.body
     assert "Confusion" not in two.body
-    data = data_in(section_of(run_folder(tmp_path / "b", several)).body)
+    data = data_in(section_of(runs[1]).body)
     assert cells(data, "Target") == ["late", "none", "late, upset"]
     assert cells(data, "Prediction") == ["late", "none", "upset"]
 
@@ -201,7 +203,7 @@ def test_of_many_classes_the_most_frequent_mistakes_are_told(tmp_path: Path) -> 
         **own(31), "target": [*names, "class 3"], "prediction": [*names[:3], "class 7", *names[4:], "class 7"],
         **{f"probability_{name}": [0.5] * 31 for name in names}, "loss": [1.0] * 31,
     }  # fmt: skip
-    section = figures_section(run_folder(tmp_path, columns))
+    section = prediction_figures.section(run_folder(tmp_path, columns))
     assert section is not None
     assert re.search(
         r"<bdi>class 3</bdi></td><td><bdi>class 7</bdi></td><td class=\"number\">2</td></tr>\s*</tbody>", section.body
@@ -246,7 +248,7 @@ def test_hostile_text_is_text_everywhere(tmp_path: Path, kind: str) -> None:
     run = RunFiles(tmp_path / "run", {"dataset": {"prompt_column": "p", "answer_column": mean, "system_column": mean},
                                       "metric": {mean: {"direction": "min"}}},
                    predictions=_frame(table), before=_frame(more[kind] | {"loss": numbers[::-1]}))  # fmt: skip
-    sections = [one for one in (figures_section(run), predictions_section(run)) if one is not None]
+    sections = [one for one in (prediction_figures.section(run), predictions.section(run)) if one is not None]
     assert len(sections) == (1 if kind == "text" else 2)
     page = render_page("run", sections)
     page.encode("utf-8")

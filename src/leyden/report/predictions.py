@@ -1,15 +1,12 @@
-"""The part of a report about predictions: figures of the problem, rows to look at first, and the table of all rows."""
+"""The part of a report about single predictions: rows to look at first, and the table of all rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from leyden.report.class_section import class_section
 from leyden.report.highlights import Ranked, highlights
-from leyden.report.number_section import number_section
 from leyden.report.page import Section, fill, json_script
-from leyden.report.pair_section import pair_section
 from leyden.report.prediction_cuts import page_data
 from leyden.report.prediction_fields import Fields, fields_of
 from leyden.report.prediction_table import PredictionTable
@@ -18,21 +15,7 @@ from leyden.report.run_files import RunFiles
 CARD_CHARACTERS = 600  # of each text of a row to look at first
 
 
-def figures_section(run: RunFiles) -> Section | None:
-    """What the predictions come to, in the figures of the problem; None before there are any, or for plain texts.
-
-    Args:
-        run: files of the run.
-    """
-    predictions = PredictionTable.of(run)
-    if predictions is None or not len(predictions):
-        return None
-    makers = {"classes": class_section, "labels": class_section, "numbers": number_section, "pairs": pair_section}
-    make = makers.get(predictions.kind)
-    return None if make is None else make(predictions)
-
-
-def predictions_section(run: RunFiles) -> Section | None:
+def section(run: RunFiles) -> Section | None:
     """Best, worst and most changed rows, and the table of all; None before there are predictions.
 
     Args:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from leyden.report import configuration, curves, prediction_figures, predictions, summary
 from leyden.report.page import Section, render_page, write_page
-from leyden.report.predictions import figures_section, predictions_section
 from leyden.report.run_files import RunFiles
 
 FILE = "report.html"
 
 # Each says what it can of a run as far as it has come; None: nothing yet.
-SECTIONS: Sequence[Callable[[RunFiles], Section | None]] = (figures_section, predictions_section)
+SECTIONS: Sequence[Callable[[RunFiles], Section | None]] = (
+    summary.section,
+    curves.section,
+    prediction_figures.section,
+    predictions.section,
+    configuration.section,
+)
 
 
 def write_report(folder: Path) -> Path:
@@ -26,6 +32,6 @@ def write_report(folder: Path) -> Path:
     """
     run = RunFiles.read(folder)
     sections = [section for make in SECTIONS if (section := make(run)) is not None]
-    page = render_page(run.name, sections, kind="Leyden run")
+    page = render_page(run.name, sections, kind="Leyden run", subtitle=summary.described(run))
     write_page(folder / FILE, page)
     return folder / FILE

@@ -50,7 +50,7 @@ leyden.charts = (() => {
       if (chart.hidden.has(place)) return;
       const one = resolved({ showlegend: false, ...trace });
       if (trace.meta?.smooth && weight > 0) {
-        found.push({ ...one, opacity: 0.25, hoverinfo: "skip", line: { ...one.line, width: 1, dash: "solid" } });
+        found.push({ ...one, opacity: leyden.dark() ? 0.45 : 0.3, hoverinfo: "skip", line: { ...one.line, width: 1, dash: "solid" } });
         one.y = smoothed(one.y, weight);
       }
       found.push(one);
@@ -68,7 +68,7 @@ leyden.charts = (() => {
     const axes = Object.fromEntries(
       Object.entries({ xaxis: {}, yaxis: {}, ...own }).filter(([name]) => AXIS.test(name)).map(([name, axis]) => {
         const title = typeof axis.title === "string" ? { text: axis.title } : axis.title;
-        return [name, { ...base, fixedrange: true, ...axis, title: { standoff: 10, font: { size: 12 }, ...title } }];
+        return [name, { ...base, fixedrange: true, exponentformat: "power", zeroline: name[0] === "y", ...axis, title: { standoff: 10, font: { size: 12 }, ...title } }];
       }),
     );
     return {
