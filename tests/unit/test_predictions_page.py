@@ -182,9 +182,8 @@ def test_yes_or_no_and_several_labels_have_figures_too(tmp_path: Path) -> None:
         "prediction_upset": [0, 0, 1], "probability_late": [0.9, 0.2, 0.4], "probability_upset": [0.1, 0.2, 0.8],
         "loss": [0.1, 0.2, 0.3],
     }  # fmt: skip
-    one, two = (
-        prediction_figures.section(run_folder(tmp_path / name, table)) for name, table in (("a", yes), ("b", several))
-    )
+    runs = [run_folder(tmp_path / name, table) for name, table in (("a", yes), ("b", several))]
+    one, two = map(prediction_figures.section, runs)
     assert one is not None
     assert two is not None
     assert re.search(r"<b>75 %</b> of 4 rows right", one.body)
