@@ -22,6 +22,7 @@ from leyden.artifacts.endings import (
     raise_faults,
     where_to_go_on,
 )
+from leyden.artifacts.evaluation_tables import forget_last
 from leyden.artifacts.export import check_disk, save_model
 from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder
 from leyden.artifacts.lock import locked
@@ -57,7 +58,19 @@ from leyden.training.saved_states import SavedState
 
 
 def run_job(settings: Settings, job_folder: Path | None = None) -> float:
-    """Do everything that `train.py` promises; return the metric of the weights that are kept, NaN without a training.
+    """Train, or look at what would be trained (mode=inspect, dry_run=true); return the metric, NaN for a look.
+
+    Args:
+        settings: checked.
+        job_folder: the folder of this job inside a sweep; None: `output_directory/experiment_name`.
+    """
+    if settings.mode == "inspect" or settings.dry_run:
+        return look(settings, job_folder)
+    return _train(settings, job_folder)
+
+
+def _train(settings: Settings, job_folder: Path | None) -> float:
+    """Do everything that `train.py` promises; return the metric of the weights that are kept.
 
     Faults of settings, data and checkpoint end it before the run folder is made; so nothing is left behind by them.
 
@@ -68,8 +81,6 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     Raises:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
-    if settings.mode == "inspect" or settings.dry_run:
-        return look(settings, job_folder)
     others, interrupts, terse = meeting(), Interrupts(), settings.trainer.progress == "none"
     requested_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
@@ -80,7 +91,7 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         RunLog(terse=terse, rank=0 if others is not None and settings.log_all_ranks else None) as run_log,
         ExitStack() as stack,
     ):
-        start: list[SavedState] = []
+        start = list[SavedState]()
         if goes_on:
             stack.enter_context(locked(folder.path))
             if (metric := finished_metric(folder, settings)) is not None:
@@ -137,7 +148,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
     if not is_later_rank():
         keep_description(material, settings, folder)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
-    config, reports = {**dump(settings), "resume": None}, Reports(folder.path, material, requested_seed)
+    config, reports = {**dump(settings), "resume": None}, Reports(folder.path, material, settings, requested_seed)
     with reports.watching(), running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
         export, frame = partial(_export, material, settings), (loggers, folder.path)
@@ -198,6 +209,7 @@ def save_predictions(run: Run, material: Material, settings: Settings, folder: R
     prompts, texts = predict_texts(run, material, settings, trees)
     table = prediction_table(trees, prompts, texts, material.problem, run.kept_evaluation)
     write_predictions(table, folder.path)
+    forget_last(folder.path)
     run.seconds["predict"] = time.perf_counter() - clock
 
 

@@ -91,7 +91,7 @@ def predictions_section(runs: Sequence[ComparedRun], metric: str) -> Section | N
         without=[run.name for run in runs if run not in [one.run for one in read]],
         matched=f"the column {column}" if column else "the cells of their tables",
     )  # fmt: skip
-    return Section(ID, "Predictions side by side", body)
+    return Section(ID, "Predictions side by side", body, assets=("differences",))
 
 
 def _id_column(tables: Sequence[tuple[ComparedRun, pd.DataFrame]]) -> str | None:

@@ -98,9 +98,9 @@ class Bars(Display):
         spare = console.width - TIMES - count - NUMBERS
         width = min(max(spare, BAR[0]), BAR[1])
         self._progress = Progress(
-            TextColumn("{task.description:<9}", markup=False), BarColumn(width), MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeElapsedColumn(Column(no_wrap=True)), TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            _Numbers(console, TIMES + count + width), console=console,
+            TextColumn("{task.description:<9}", markup=False), BarColumn(width),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)), _Numbers(console, TIMES + count + width), console=console,
         )  # fmt: skip
         self._progress.start()
         _drawn.append(console)

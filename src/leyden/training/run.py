@@ -122,7 +122,7 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     settings, loaded = choose_weights(settings, material, lambda wanted: Loaded(*load_backbone(wanted, material, kept)))
     backbone, dtype, attention = loaded.backbone, replace(loaded.dtype, requested=asked), loaded.attention
     seconds = {"load weights": time.perf_counter() - clock}
-    settings, found, collator = _settle(settings, material, backbone, attention, folder)
+    settings, found, collator = settle(settings, material, backbone, attention, folder)
     data = make_data(settings, material, collator)
     epochs = epochs_of(data, settings.trainer, len(material.train.trees))
     position = Position(**start[-1].position) if start else None
@@ -158,7 +158,7 @@ def make_checkpoints(settings: Settings, frame: Frame, history: History, updates
     )  # fmt: skip
 
 
-def _settle(
+def settle(
     settings: Settings, material: Material, backbone: nn.Module, attention: AttentionChoice, folder: Path
 ) -> tuple[Settings, dict[str, str], Collator]:
     """The settings with a number for every `auto`, why it is that, and what makes batches with them."""

@@ -3,58 +3,23 @@
   const data = leyden.read("compare-predictions-data"), make = leyden.make, byId = (id) => document.getElementById(id);
   const first = byId("pair-a"), second = byId("pair-b"), order = byId("pair-order"), search = byId("pair-search");
   const differ = byId("pair-differ"), said = byId("pair-said"), place = byId("pair-rows"), more = byId("pair-more");
-  const STEP = 20, WORDS = 400, FEW = 12, LEAST = 0.2;
+  const STEP = 20;
   let shown = STEP;
 
-  /* The words of two texts, each with whether the other has it too, by their longest common subsequence. */
-  function compared(left, right) {
-    const a = left.match(/\s+|[^\s]+/gu) ?? [], b = right.match(/\s+|[^\s]+/gu) ?? [];
-    if (left === right || a.length > WORDS || b.length > WORDS) return null;
-    const width = b.length + 1, longest = new Uint16Array((a.length + 1) * width);
-    for (let i = a.length - 1; i >= 0; i -= 1) {
-      for (let j = b.length - 1; j >= 0; j -= 1) {
-        longest[i * width + j] = a[i] === b[j]
-          ? longest[(i + 1) * width + j + 1] + 1
-          : Math.max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
-      }
-    }
-    const parts = [[], []];
-    let i = 0, j = 0;
-    while (i < a.length || j < b.length) {
-      if (i < a.length && j < b.length && a[i] === b[j]) {
-        parts[0].push([a[i], true]); parts[1].push([b[j], true]);
-        i += 1; j += 1;
-      } else if (j >= b.length || (i < a.length && longest[(i + 1) * width + j] >= longest[i * width + j + 1])) {
-        parts[0].push([a[i], false]); i += 1;
-      } else {
-        parts[1].push([b[j], false]); j += 1;
-      }
-    }
-    const words = (part, common) => part.filter(([word, both]) => both === common && word.trim()).length;
-    const same = words(parts[0], true), most = same + Math.max(words(parts[0], false), words(parts[1], false));
-    return most > FEW && same < most * LEAST ? null : parts;  // of other texts altogether, marks say nothing
-  }
-
-  function text(value, parts) {
+  function text(value, runs) {
     if (value === null) return make("div", { class: "text empty" }, "nothing");
-    if (!parts) return make("div", { class: "text" }, value);
-    const pieces = [];
-    for (const [word, common] of parts) {
-      const last = pieces[pieces.length - 1];
-      if (last && last.common === common) last.words += word;
-      else pieces.push({ common, words: word });
-    }
-    return make("div", { class: "text" }, ...pieces.map(({ common, words }) => (common ? words : make("mark", {}, words))));
+    if (!runs) return make("div", { class: "text" }, value);
+    return make("div", { class: "text" }, ...runs.map(([words, changed]) => (changed ? make("mark", {}, words) : words)));
   }
 
   const shownNumber = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
   const scoreName = (a, b) => a.scores.find((name) => b.scores.includes(name));
   const scoreOf = (run, cell, name) => cell[1 + run.scores.indexOf(name)];
 
-  function answer(run, cell, parts, name, other) {
+  function answer(run, cell, runs, name, other) {
     const block = make("div", { class: "answer" }, make("dl", {}, make("dt", {}, make("bdi", {}, run.name))));
     const list = block.firstChild;
-    list.append(make("dd", {}, text(cell[0], parts)));
+    list.append(make("dd", {}, text(cell[0], runs)));
     const scores = run.scores.map((score, index) => `${score.replace("score_", "")} ${shownNumber(cell[index + 1])}`);
     if (scores.length) {
       const line = make("p", { class: "scores" }, scores.join(" · "));
@@ -94,15 +59,13 @@
     const whole = both === null ? "" : ` Both runs have ${rows(both)} in common; ${alone} have no match.`;
     said.textContent = `${Math.min(shown, kept.length)} of ${kept.length} rows are shown.${whole} This page has ${common} of them.`;
     place.replaceChildren(...kept.slice(0, shown).map(({ row, left, right, x: mine, y: theirs }) => {
-      const parts = left[0] !== null && right[0] !== null ? compared(left[0], right[0]) : null;
+      const parts = left[0] === null || right[0] === null ? null : leyden.differences(left[0], right[0]);
       const asked = make("dl", { class: "asked" }, make("dt", {}, "Prompt"), make("dd", {}, text(row.prompt)));
       if (row.target !== null) asked.append(make("dt", {}, "Target"), make("dd", {}, text(row.target)));
-      const equal = left[0] === right[0];
-      const told = left[0] === null && right[0] === null ? "" : equal ? "Both answers are the same." : parts ? "" : "The answers share hardly any words, or are too long to be compared word by word.";
       return make("article", { class: "row-pair" },
         make("h3", {}, make("bdi", {}, row.name ?? "")), asked,
-        make("div", { class: "answers" }, answer(a, left, parts?.[0], name, theirs), answer(b, right, parts?.[1], name, mine)),
-        ...(told ? [make("p", { class: "told" }, told)] : []));
+        make("div", { class: "answers" }, answer(a, left, parts?.from, name, theirs), answer(b, right, parts?.to, name, mine)),
+        ...(parts?.said ? [make("p", { class: "told" }, parts.said)] : []));
     }));
     place.querySelectorAll(".text").forEach((one) => {  // what scrolls has to be reached by keyboard
       if (one.scrollHeight > one.clientHeight + 1) {
