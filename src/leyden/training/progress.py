@@ -100,7 +100,8 @@ class Bars(Display):
         self._progress = Progress(
             TextColumn("{task.description:<9}", markup=False), BarColumn(width),
             MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)), _Numbers(console, TIMES + count + width), console=console,
+            TimeRemainingColumn(table_column=Column(no_wrap=True)), _Numbers(console, TIMES + count + width),
+            console=console,
         )  # fmt: skip
         self._progress.start()
         _drawn.append(console)
