@@ -117,3 +117,19 @@ def run_here(tmp_path_factory: pytest.TempPathFactory) -> RunCli:
         return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def preference_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small DPO run on hostile texts; tests that change it copy it first."""
+    from tests.report_runs import preference
+
+    return preference(tmp_path_factory.mktemp("preference"))
+
+
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run on hostile texts that generates answers; tests that change it copy it first."""
+    from tests.report_runs import texts
+
+    return texts(tmp_path_factory.mktemp("texts"))

@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "leyden"
 FILES = sorted(SOURCE.rglob("*.py"))
 ENTRIES = [ROOT / "train.py", ROOT / "predict.py"]
-ROOMS = ("settings", "data", "backbone", "problem", "training", "artifacts")
+ROOMS = ("settings", "data", "backbone", "problem", "training", "report", "artifacts")
 PURE = {"losses", "metrics", "scores"}
 HEAVY = {"torch", "lightning", "pytorch_lightning", "transformers", "peft", "torchmetrics", "pandas"}
+LIGHT = {"settings": HEAVY, "report": HEAVY - {"pandas"} | {"plotly"}}  # rooms that start in a second, without these
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager", "managers"}
 DATA_SUFFIXES = {".csv", ".jsonl", ".parquet", ".png", ".svg", ".gguf"}
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b")
@@ -98,23 +99,31 @@ def test_imports_are_absolute() -> None:
     assert not wrong, f"relative imports in {wrong}"
 
 
-def test_settings_name_no_heavy_library() -> None:
-    for file in files_of("settings"):
-        wrong = {name.split(".")[0] for name in imported_modules(parse(file))} & HEAVY
-        assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}; settings are checked before those load."
+@pytest.mark.parametrize("room", LIGHT)
+def test_light_rooms_name_no_heavy_library(room: str) -> None:
+    for file in files_of(room):
+        wrong = {name.split(".")[0] for name in imported_modules(parse(file))} & LIGHT[room]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}; {room} answers before those load."
 
 
-def test_importing_settings_loads_no_heavy_library() -> None:
-    modules = [module_name(file) for file in files_of("settings")]
+@pytest.mark.parametrize("room", LIGHT)
+def test_importing_a_light_room_loads_no_heavy_library(room: str) -> None:
+    modules = [module_name(file) for file in files_of(room) if file.stem != "__main__"]
     code = (
         "import importlib, sys\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
-        f"print(sorted(set(sys.modules) & {HEAVY!r}))"
+        f"print(sorted(set(sys.modules) & {LIGHT[room]!r}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_the_report_is_made_of_files_and_knows_settings_alone() -> None:
+    for file in files_of("report"):
+        rooms = imported_parts(parse(file), "leyden")
+        assert rooms <= {"settings", "report"}, f"{file.name} imports {sorted(rooms)}; a page is made of files alone."
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)

@@ -53,7 +53,8 @@ def numbers(folder: Path) -> dict[tuple[int, int, str], float]:
     found = {(int(row["step"]), int(row["samples"]), row["name"]): float(row["value"]) for row in rows}
     assert len(found) == len(rows), "a number was logged twice"
     # what goes through the model depends on the cut: ghosts of idle ranks, beginnings that samples share
-    return {key: value for key, value in found.items() if key[2] not in ("train/tokens_per_second", "train/tokens")}
+    other = ("train/tokens_per_second", "train/peak_memory_gib", "train/tokens")
+    return {key: value for key, value in found.items() if key[2] not in other}
 
 
 def assert_same_run(one: Path, two: Path, *, tolerance: float = 1e-6) -> None:

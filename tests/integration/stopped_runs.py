@@ -22,7 +22,7 @@ from leyden.settings.resuming import continued
 from leyden.training.checkpoints import Checkpoints
 from leyden.training.interrupts import Stopped
 
-BY_THE_CLOCK = "train/tokens_per_second"
+BY_THE_CLOCK = ("train/tokens_per_second", "train/peak_memory_gib")
 
 
 def stop_after(
@@ -57,9 +57,9 @@ def stopped(*overrides: str) -> Stopped:
 
 
 def logged(folder: Path) -> list[tuple[str, ...]]:
-    """Every line of metrics.csv but those that say how fast it was."""
+    """Every line of metrics.csv but those that say how fast it was, and how large the process was."""
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [tuple(row) for row in csv.reader(file) if row[2] != BY_THE_CLOCK]
+        return [tuple(row) for row in csv.reader(file) if row[2] not in BY_THE_CLOCK]
 
 
 def weights(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -20,6 +21,7 @@ from omegaconf import OmegaConf
 from leyden.artifacts import job
 from leyden.artifacts.sweep import JobRecord, ranked, varied
 from leyden.problem.metrics import direction_of
+from leyden.report.compared_runs import differing, find_runs
 from leyden.settings import sweeps
 from leyden.settings.command import Entry, check_command
 from leyden.settings.composition import compose_config, search_space
@@ -76,8 +78,21 @@ def test_a_failed_job_stops_no_other_and_all_are_listed(
     assert "Best: lora.r=2 optimizer.learning_rate=0.01" in done.stdout
     assert done.stdout.index("RuntimeError: boom") > done.stdout.index("metric"), "the printed table says why"
     assert sorted(path.name for path in (tmp_path / "outputs" / "grid").iterdir()) == [
-        "0", "1", "2", "3", "4", "5", "multirun.yaml", "sweep.csv",
+        "0", "1", "2", "3", "4", "5", "comparison.html", "multirun.yaml", "sweep.csv",
     ]  # fmt: skip
+    page = tmp_path / "outputs" / "grid" / "comparison.html"
+    assert f"All jobs side by side: {page}" in done.stdout
+    found = find_runs([page.parent])
+    crashed, failed = ("crashed", "RuntimeError: boom"), ("failed", "these weights are odd")
+    ends = [("done", "")] * 2 + [crashed] * 2 + [failed] * 2
+    assert [(run.name, run.status, run.reason) for run in found.runs] == [
+        (f"grid/{number}", *end) for number, end in enumerate(ends)
+    ]
+    assert list(differing(found.runs)) == ["lora.r", "optimizer.learning_rate"]
+    text = page.read_text(encoding="utf-8")
+    assert text.count("RuntimeError: boom") == text.count("these weights are odd") == 2
+    assert re.search(r"best: </span><bdi>[\d.]+</bdi>", text)
+    assert 'href="1/report.html"' in text
 
 
 def test_faults_of_the_user_alone_are_code_2(run_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +103,20 @@ def test_faults_of_the_user_alone_are_code_2(run_here: Cli, tmp_path: Path, monk
     done = run_here(["train.py", "-m", *TINY, "experiment_name=grid", "lora.r=2,3"], cwd=tmp_path)
     assert done.returncode == 2
     assert [row["status"] for row in table(tmp_path / "outputs" / "grid")] == ["failed"] * 2
+    page = (tmp_path / "outputs" / "grid" / "comparison.html").read_text(encoding="utf-8")
+    assert "lora.r=2: these weights are odd" in page, "there is not even a folder of that job"
+
+
+def test_a_page_that_cannot_be_written_ends_no_sweep(
+    run_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outputs" / "grid" / "comparison.html").mkdir(parents=True)
+    monkeypatch.setattr(job, "run_job", lambda *values: 0.5)
+    done = run_here(["train.py", "-m", *TINY, "experiment_name=grid", "lora.r=2,3"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("warning: ") == 1
+    assert "comparison.html could not be written (IsADirectoryError" in done.stdout
+    assert [row["status"] for row in table(tmp_path / "outputs" / "grid")] == ["done"] * 2
 
 
 @pytest.mark.parametrize("value", ["lora.rank=4,8", "lora.r=4,0", "lora=dora,door"])

@@ -41,7 +41,7 @@ def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_proc
     drawn = overrides_of(table, tmp_path / "drawn", *own, *DDP, *cut, "seed=-1", "log_all_ranks=true")
     done = torchrun(tmp_path, *drawn)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Everything is in") == 1
+    assert done.stdout.count("status\tdone") == 1
     assert "Warning" not in done.stderr
     assert [done.stderr.count(f"[{rank}] train: ") for rank in (0, 1)] == [1, 1]
     manifest = json.loads((tmp_path / "drawn" / "manifest.json").read_text())

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tests.integration.stopped_runs import BY_THE_CLOCK
 
 from leyden.artifacts import job
 from leyden.backbone.attention import attention_for_generation
@@ -79,8 +80,8 @@ def test_results_agree_with_metrics_and_terminal(dpo_run: SimpleNamespace) -> No
     for name in ("loss", "perplexity", "preference_accuracy", "reward_margin"):
         key = f"validation/{name}"
         assert logged[final["step"], key] == final[key]
-        assert key in dpo_run.done.stdout
-        assert f"{final[key]:.4f}" in dpo_run.done.stdout
+        assert f"before/{key}\t{results['before'][key]!r}\n" in dpo_run.done.stdout
+        assert f"final/{key}\t{final[key]!r}\n" in dpo_run.done.stdout
     assert results["best"]["validation/perplexity"] == min(
         value for (_, name), value in logged.items() if name == "validation/perplexity"
     )
@@ -92,6 +93,7 @@ def test_metrics_hold_every_update(dpo_run: SimpleNamespace) -> None:
     updates = json.loads((dpo_run.folder / "manifest.json").read_text())["updates"]
     wanted = {
         "train/loss", "train/learning_rate", "train/grad_norm", "train/tokens", "train/tokens_per_second",
+        "train/peak_memory_gib",
         "train/chosen_logp", "train/rejected_logp", "train/reward_margin", "train/preference_accuracy",
     }  # fmt: skip
     for step in range(1, updates + 1):
@@ -128,8 +130,8 @@ def test_a_saved_config_repeats_the_run_bit_for_bit(dpo_run: SimpleNamespace, ru
     )
     assert done.returncode == 0, done.stderr
     first, second = numbers(dpo_run.folder), numbers(again / "run")
-    timeless = {key: value for key, value in first.items() if key[1] != "train/tokens_per_second"}
-    assert timeless == {key: value for key, value in second.items() if key[1] != "train/tokens_per_second"}
+    timeless = {key: value for key, value in first.items() if key[1] not in BY_THE_CLOCK}
+    assert timeless == {key: value for key, value in second.items() if key[1] not in BY_THE_CLOCK}
     left, right = (folder / "model" / "adapter_model.safetensors" for folder in (dpo_run.folder, again / "run"))
     assert left.read_bytes() == right.read_bytes()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
 from leyden.problem.metrics import Metric, perplexity
-from leyden.training import progress
+from leyden.training import callbacks, progress
 from leyden.training.callbacks import History, Point, ProgressDisplay, peak_memory_gib
 from leyden.training.progress import Bars, Display, Lines, Silence, make_display
 
@@ -89,6 +91,40 @@ def test_bars_show_their_numbers(capsys: pytest.CaptureFixture[str], monkeypatch
     assert "loss 0.125" in shown.err
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown", "hidden"),
+    [(60, "loss", "perplexity"), (80, "perplexity", "tokens/s"), (40, "120/2000", "loss")],
+)
+def test_a_narrow_terminal_shows_whole_numbers_or_none(
+    columns: int, shown: str, hidden: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with (display := Bars()).phase("evaluate", 2000):
+        display.advance(120, {"loss": 0.6931, "perplexity": 12.34, "lr": 1e-4, "tokens/s": 12345, "peak GiB": 0.61})
+    drawn = capsys.readouterr().err.strip("\n")
+    assert shown in drawn
+    assert hidden not in drawn
+    assert "…" not in drawn
+    assert max(map(len, drawn.splitlines())) <= columns
+    assert len(drawn.splitlines()) == 1
+
+
+def test_the_run_goes_on_when_nobody_reads_its_lines(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """As in `python train.py 2>&1 | head`: a real pipe, whose reader has left."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    said: list[str] = []
+    monkeypatch.setattr(progress.log, "warning", said.append)
+    with os.fdopen(writer, "w", buffering=1, errors="replace") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        with (display := Lines()).phase("train", 40):
+            for _ in range(40):
+                display.advance(1, {"loss": 1.0})
+        with suppress(BrokenPipeError):
+            stream.close()
+    assert said == ["Nobody reads standard error any more. The run goes on without lines of progress."]
+
+
 def test_a_phase_closes_when_its_block_fails() -> None:
     display = Bars()
     with pytest.raises(RuntimeError), display.phase("train", 4):
@@ -97,7 +133,8 @@ def test_a_phase_closes_when_its_block_fails() -> None:
 
 
 def test_the_display_follows_setting_and_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    for terminal, expected in ((True, Bars), (False, Lines)):
+    for terminal, term, expected in ((True, "xterm", Bars), (True, "dumb", Lines), (False, "xterm", Lines)):
+        monkeypatch.setenv("TERM", term)
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
         assert type(make_display("auto")) is expected
         assert type(make_display("rich")) is Bars
@@ -130,7 +167,8 @@ class Shown(Silence):
         self.events.append("stop")
 
 
-def test_an_update_is_shown_once_however_many_batches_it_has() -> None:
+def test_an_update_is_shown_once_however_many_batches_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "peak_memory_gib", lambda: 2.0)
     history, shown = History(Metric("perplexity", "min", perplexity)), Shown()
     display = ProgressDisplay(shown, history, updates=2)
     trainer: Any = SimpleNamespace(global_step=0, state=SimpleNamespace(fn=TrainerFn.FITTING), num_val_batches=[3])
@@ -138,6 +176,7 @@ def test_an_update_is_shown_once_however_many_batches_it_has() -> None:
     display.on_train_start(trainer, module)
     for step in (0, 0, 1, 1, 2):
         trainer.global_step = step
+        history.points.append(Point(step, step, {"validation/perplexity": 10.0 - step}))
         history.latest = {"train/loss": 1.0 - step / 4, "train/learning_rate": 0.5, "train/tokens_per_second": 7.0}
         display.on_train_batch_end(trainer, module, None, None, 0)
     display.on_validation_start(trainer, module)  # inside the training the bar just waits
@@ -149,8 +188,8 @@ def test_an_update_is_shown_once_however_many_batches_it_has() -> None:
     display.on_validation_end(trainer, module)
     assert shown.events == [
         ("train", 2),
-        {"loss": 0.75, "lr": 0.5, "tokens/s": 7.0},
-        {"loss": 0.5, "lr": 0.5, "tokens/s": 7.0},
+        {"loss": 0.75, "perplexity": 9.0, "lr": 0.5, "tokens/s": 7.0, "peak GiB": 2.0},
+        {"loss": 0.5, "perplexity": 8.0, "lr": 0.5, "tokens/s": 7.0, "peak GiB": 2.0},
         "stop",
         ("evaluate", 3),
         1,

@@ -18,20 +18,20 @@ from typing import Any
 
 import yaml
 
-from leyden.artifacts.lock import LOCK, locked, refuse_if_locked
+from leyden.artifacts.lock import locked, refuse_if_locked
 from leyden.artifacts.whole import write_whole
 from leyden.data.cache import flush
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import TINY, WHEEL
 from leyden.settings.read import dump
-from leyden.settings.resuming import AUTO, CONFIG, identity, signed, typed_lines
+from leyden.settings.resuming import AUTO, CONFIG, LOOKS, identity, is_look, signed, typed_lines
 from leyden.settings.schema import Settings
 
 HYDRA = {"output_subdir": None, "run": {"dir": "."}}
 OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
 LONGEST_LABEL = 100  # characters of a checkpoint's name in that of a run
-WORTHLESS = {CONFIG, "train.log", "base", LOCK}  # what a run has before it has trained or evaluated
+WORTHLESS = {*LOOKS, "base", "progress.json"}  # what a run has before it has trained or evaluated
 # What the manifest of a run says: its model is there and the rest not yet; all is there; all is there and something of
 # it is wrong; a signal has ended it; it goes on.
 SAVED, DONE, FAILED, STOPPED, RUNNING = "saved", "done", "failed", "stopped", "running"
@@ -105,8 +105,15 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
             "Choose another experiment_name."
         )
     path = job_folder or Path(settings.output_directory).expanduser() / name
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and is_look(path):
+        refuse_if_locked(path)
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         ours = path.is_dir() and is_run(path)
+        if ours and (settings.mode == "inspect" or settings.dry_run):
+            raise ConfigError(
+                f"experiment_name={path.name!r}: {path} is a run, which mode=inspect and dry_run=true do not replace, "
+                "with overwrite=true neither. Choose another experiment_name."
+            )
         if not settings.overwrite:
             raise ConfigError(
                 f"experiment_name={path.name!r}: {path} is there already. Choose another experiment_name, or set "
@@ -149,7 +156,10 @@ def create_folder(folder: RunFolder, settings: Settings, typed: Sequence[str] = 
     """
     aside = None
     try:
-        if folder.path.exists() and settings.overwrite:
+        if folder.path.exists() and is_look(folder.path):
+            with locked(folder.path):
+                shutil.rmtree(folder.path)
+        elif folder.path.exists() and settings.overwrite:
             aside = _free_name(folder.path)
             with locked(folder.path):  # it may have been gone on with meanwhile
                 folder.path.rename(aside)

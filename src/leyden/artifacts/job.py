@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -26,14 +22,18 @@ from leyden.artifacts.endings import (
     raise_faults,
     where_to_go_on,
 )
+from leyden.artifacts.evaluation_tables import forget_last
 from leyden.artifacts.export import check_disk, save_model
 from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder
 from leyden.artifacts.lock import locked
+from leyden.artifacts.look import look
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
-from leyden.artifacts.run_log import RunLog, say
-from leyden.artifacts.summary import summary
+from leyden.artifacts.preparation import announce, keep_description, prepared, with_seed
+from leyden.artifacts.reporting import Reports
+from leyden.artifacts.run_log import RunLog
+from leyden.artifacts.summary import summary_of
 from leyden.artifacts.trackers import make_trackers
 from leyden.artifacts.tracking import place_of, running
 from leyden.artifacts.verification import verify_run
@@ -42,27 +42,34 @@ from leyden.artifacts.workers import run_workers
 from leyden.data.dataset import TreeDataset
 from leyden.settings.command import typed_overrides
 from leyden.settings.read import dump
-from leyden.settings.resuming import CONFIG
+from leyden.settings.resuming import CONFIG, is_look
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_answerer
 from leyden.training.devices import is_later_rank, world_size
-from leyden.training.gates import blocks
 from leyden.training.interrupts import Interrupts
 from leyden.training.launch import meeting
 from leyden.training.outcome import Run
 from leyden.training.position import check_position
-from leyden.training.prepare import Material, prepare
+from leyden.training.prepare import Material
 from leyden.training.problems import writes
 from leyden.training.reading import find_columns
 from leyden.training.run import fit
 from leyden.training.saved_states import SavedState
 
-log = logging.getLogger(__name__)
-
-SEEDS = 1_000_000  # a drawn seed is below
-
 
 def run_job(settings: Settings, job_folder: Path | None = None) -> float:
+    """Train, or look at what would be trained (mode=inspect, dry_run=true); return the metric, NaN for a look.
+
+    Args:
+        settings: checked.
+        job_folder: the folder of this job inside a sweep; None: `output_directory/experiment_name`.
+    """
+    if settings.mode == "inspect" or settings.dry_run:
+        return look(settings, job_folder)
+    return _train(settings, job_folder)
+
+
+def _train(settings: Settings, job_folder: Path | None) -> float:
     """Do everything that `train.py` promises; return the metric of the weights that are kept.
 
     Faults of settings, data and checkpoint end it before the run folder is made; so nothing is left behind by them.
@@ -74,18 +81,18 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     Raises:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
-    others, interrupts = meeting(), Interrupts()
+    others, interrupts, terse = meeting(), Interrupts(), settings.trainer.progress == "none"
     asked_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
-    goes_on = settings.resume is not None and (folder.path / CONFIG).exists()
+    goes_on = settings.resume is not None and (folder.path / CONFIG).exists() and not is_look(folder.path)
     seed = requested_seed(folder, settings) if goes_on else asked_seed
     with (
         disk_errors(folder.path),
         interrupts.listening(),
-        RunLog(rank=0 if others is not None and settings.log_all_ranks else None) as run_log,
+        RunLog(terse=terse, rank=0 if others is not None and settings.log_all_ranks else None) as run_log,
         ExitStack() as stack,
     ):
-        start: list[SavedState] = []
+        start = list[SavedState]()
         if goes_on:
             stack.enter_context(locked(folder.path))
             if (metric := finished_metric(folder, settings)) is not None:
@@ -115,24 +122,6 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
             return finish_job(settings, material, folder, seed, interrupts, start)
 
 
-def with_seed(settings: Settings) -> Settings:
-    """The settings with a number drawn for a seed of -1."""
-    if settings.seed != -1:
-        return settings
-    return settings.model_copy(update={"seed": random.SystemRandom().randrange(SEEDS)})
-
-
-@contextmanager
-def prepared(settings: Settings, folder: RunFolder) -> Iterator[Material]:
-    """The material of a run; without a cache, a converted base stays in the run folder, since its adapter needs it."""
-    if settings.cache == "on":
-        yield prepare(settings)
-        return
-    with TemporaryDirectory(prefix="leyden-") as scratch:
-        material = prepare(settings, conversions=Path(scratch))
-        yield replace(material, checkpoint=replace(material.checkpoint, weights_root=folder.path / "base"))
-
-
 def finish_job(  # noqa: PLR0913, PLR0917
     settings: Settings,
     material: Material,
@@ -158,18 +147,21 @@ def finish_job(  # noqa: PLR0913, PLR0917
     """
     clock, verdict = time.perf_counter(), dict[str, Any]()
     announce(material)
+    if not is_later_rank():
+        keep_description(material, settings, folder)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
-    config = {**dump(settings), "resume": None}
-    with running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):
+    config, reports = {**dump(settings), "resume": None}, Reports(folder.path, material, settings, seed)
+    with reports.watching(), running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
-        export = partial(_export, material, settings)
-        run = fit(settings, material, loggers, folder.path, export, interrupts=interrupts, start=start)
+        export, frame = partial(_export, material, settings), (loggers, folder.path)
+        run = fit(settings, material, *frame, export, reports.evaluated, interrupts=interrupts, start=start)
         results, settings = results_of(run), run.settings
         write = partial(_write_manifest, settings, material, run, seed, folder)
         if run.stopped is not None:
             if not is_later_rank():
                 write_json(folder.path / "results.json", results)
-                write(STOPPED)
+                write(STOPPED, report=reports.record())
+                summary_of(results, folder.path, run, STOPPED).show()
             raise run.stopped
         if not is_later_rank():
             save_run(run, material, settings, folder, results)
@@ -180,8 +172,9 @@ def finish_job(  # noqa: PLR0913, PLR0917
         run.seconds["in all"] = time.perf_counter() - clock + sum(material.seconds.values())
         faults = faults_of(run, verdict, folder)
         more = {"faults": faults, "trackers": {one.kind: one.state for one in trackers}, "export": verdict or None}
-        write(FAILED if any(faults.values()) else DONE, **more)
-        print(summary(results, folder.path, run, [one.failure for one in trackers if one.failure]))
+        status = FAILED if any(faults.values()) else DONE
+        reports.finish(status, run, partial(write, **more))
+        summary_of(results, folder.path, run, status, [one.failure for one in trackers if one.failure]).show()
         raise_faults(folder)
     return run.kept_point.metrics[f"validation/{material.metrics[0].name}"]
 
@@ -218,6 +211,7 @@ def save_predictions(run: Run, material: Material, settings: Settings, folder: R
     prompts, texts = predict_texts(run, material, settings, trees)
     table = prediction_table(trees, prompts, texts, material.problem, run.kept_evaluation)
     write_predictions(table, folder.path)
+    forget_last(folder.path)
     run.seconds["predict"] = time.perf_counter() - clock
 
 
@@ -235,10 +229,3 @@ def predict_texts(
         return shown, dict(evaluation.texts)  # of the evaluation that saw the same weights
     with run.display.phase("predict", len(trees)):
         return shown, answerer.generate(samples)
-
-
-def announce(material: Material) -> None:
-    """Say what the gates before training counted, a block for each part, and what is odd."""
-    for line in blocks(material.counts):
-        log.info("%s", line)
-    say(material.warnings)

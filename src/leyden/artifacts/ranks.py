@@ -89,7 +89,8 @@ def _train(others: Meeting, rank: int) -> None:
     from omegaconf import DictConfig
 
     from leyden.artifacts.folder import RunFolder
-    from leyden.artifacts.job import finish_job, prepared
+    from leyden.artifacts.job import finish_job
+    from leyden.artifacts.preparation import prepared
     from leyden.artifacts.run_log import RunLog
     from leyden.settings.read import parse
     from leyden.settings.schema import Settings

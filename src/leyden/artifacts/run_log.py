@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from leyden.data.table import Note
+from leyden.settings.escapes import visible
+from leyden.training import progress
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -26,14 +27,15 @@ class RunLog:
 
     Args:
         quiet: say and keep nothing.
+        terse: say warnings only; the log keeps all.
         rank: number of this process, put before every line where all of them speak; None: one speaks alone.
     """
 
-    def __init__(self, *, quiet: bool = False, rank: int | None = None) -> None:
+    def __init__(self, *, quiet: bool = False, terse: bool = False, rank: int | None = None) -> None:
         self._logger = logging.getLogger("leyden")
         self._memory = logging.handlers.MemoryHandler(100_000, flushLevel=logging.CRITICAL + 1)
         self._file: logging.FileHandler | None = None
-        self._console = logging.StreamHandler(sys.stderr)
+        self._console = _Terminal(logging.WARNING if terse else logging.NOTSET)
         self._prefix = "" if rank is None else f"[{rank}] "
         self._console.setFormatter(_ConsoleFormat(self._prefix))
         self._silence = logging.NullHandler()
@@ -64,7 +66,7 @@ class RunLog:
         if self._quiet:
             return
         self._file = logging.FileHandler(path, encoding="utf-8")
-        self._file.setFormatter(logging.Formatter(self._prefix + FORMAT))
+        self._file.setFormatter(_VisibleFormat(self._prefix + FORMAT))
         self._file.addFilter(_OnceOfMetrics())
         self._memory.setTarget(self._file)
         self._memory.flush()
@@ -88,6 +90,23 @@ class _OnceOfMetrics(logging.Filter):
         return new
 
 
+class _Terminal(logging.Handler):
+    """Says a line on standard error, above a bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            progress.say(self.format(record))
+        except Exception:  # as logging's own handlers do: what cannot be said ends no run
+            self.handleError(record)
+
+
+class _VisibleFormat(logging.Formatter):
+    """A line in which nothing steers the terminal that shows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 class _ConsoleFormat(logging.Formatter):
     def __init__(self, prefix: str) -> None:
         super().__init__()
@@ -95,4 +114,4 @@ class _ConsoleFormat(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return self._prefix + level + record.getMessage()
+        return self._prefix + level + visible(record.getMessage())

@@ -1,4 +1,4 @@
-"""A sweep from outside: what each job leaves, and the table of all of them, `sweep.csv`."""
+"""A sweep from outside: what each job leaves, the table of all of them, `sweep.csv`, and the page over them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from leyden.artifacts.csv_cells import inert
 from leyden.settings.command import SWEEP_FOLDER, job_folder
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, LeydenError
+from leyden.settings.escapes import visible
 from leyden.settings.stops import EXIT
 from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
 
@@ -93,7 +94,7 @@ def _why(end: BaseException) -> str:
 
 
 def finish_sweep() -> int:
-    """Write and print the table of the sweep that this process has started, if any; return the exit code."""
+    """Write and print the table of the sweep that this process has started, and its page; return the exit code."""
     folder = started_sweep()
     if folder is None or not (folder / RECORDS).is_dir():
         return 0
@@ -105,6 +106,7 @@ def finish_sweep() -> int:
     ordered = ranked(records, records[0].direction)
     _write_table(folder / TABLE, ordered)
     print(_shown(ordered, folder))
+    print(_compared(folder))
     shutil.rmtree(folder / RECORDS)
     kinds = {record.status for record in records}
     if STOPPED in kinds:
@@ -181,4 +183,15 @@ def _shown(records: Sequence[JobRecord], folder: Path) -> str:
         lines.append(f"Best: {' '.join(varied(records)[0])} in {records[0].folder}.")
     done = sum(record.status == DONE for record in records)
     lines.append(f"{done} of {len(records)} jobs are done. All numbers are in {folder / TABLE}.")
-    return "\n".join(lines)
+    return visible("\n".join(lines))
+
+
+def _compared(folder: Path) -> str:
+    """Write the page over all jobs, and say where it is, or why there is none: a page is never worth a sweep."""
+    from leyden.report.comparison import FILE, write_comparison  # late: train.py answers before pandas is there
+
+    try:
+        write_comparison([folder], folder / FILE)
+    except Exception as error:  # of any kind
+        return f"warning: {folder / FILE} could not be written ({type(error).__name__}: {error})."
+    return f"All jobs side by side: {(folder / FILE).absolute()}"

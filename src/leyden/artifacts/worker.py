@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 import leyden.artifacts.libraries  # noqa: F401  first, and for what it leaves out
 from leyden.artifacts.folder import RunFolder
-from leyden.artifacts.job import finish_job, prepared
+from leyden.artifacts.job import finish_job
+from leyden.artifacts.preparation import prepared
 from leyden.artifacts.run_log import RunLog
 from leyden.artifacts.workers import GOES_ON, REQUESTED_SEED
 from leyden.settings.command import report
@@ -36,7 +37,7 @@ def main(path: Path) -> int:
     try:
         with (
             interrupts.listening(),
-            RunLog(quiet=not speaks, rank=rank) as run_log,
+            RunLog(quiet=not speaks, terse=settings.trainer.progress == "none", rank=rank) as run_log,
             prepared(settings, folder) as material,
         ):
             run_log.open(folder.log_of(rank or 0))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.parent import PARENT
+from leyden.artifacts.reporting import ended_without_a_word
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, TrainingError
 from leyden.settings.stops import EXIT, SIGNALS
 from leyden.training.interrupts import Interrupts, Stopped
@@ -31,6 +33,13 @@ def run_workers(folder: RunFolder, requested_seed: int, interrupts: Interrupts, 
     }  # fmt: skip
     command = [sys.executable, "-m", "leyden.artifacts.worker", str(folder.path)]
     interrupts.wait()
+    with ended_without_a_word(folder.path):
+        _wait_for(command, environment, interrupts)
+    interrupts.wait(on=False)
+
+
+def _wait_for(command: Sequence[str], environment: Mapping[str, str], interrupts: Interrupts) -> None:
+    """Run the processes, hand signals on to them, and raise how they have ended."""
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         told = False
         while process.poll() is None:
@@ -46,4 +55,3 @@ def run_workers(folder: RunFolder, requested_seed: int, interrupts: Interrupts, 
         error = TrainingError(f"The worker processes ended with code {process.returncode}; their words stand above.")
         error.code = USER_FAULT if process.returncode == USER_FAULT else PROGRAM_FAULT
         raise error
-    interrupts.wait(on=False)

@@ -79,7 +79,7 @@ class Table:
 
     def values(self, column: str) -> list[Any]:
         """What a column holds, as Python objects; None for a text that is missing."""
-        texts = self._arrow(column)
+        texts = self.arrow(column)
         return list(self.frame[column].array) if texts is None else texts.to_pylist()
 
     def cells(self, column: str) -> list[Any]:
@@ -102,7 +102,7 @@ class Table:
         Raises:
             DataError: a cell holds a list, an object or bytes.
         """
-        if self._arrow(column) is None:
+        if self.arrow(column) is None:
             return pd.Series(self.cells(column), dtype=object)
         return pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([self.texts(column).array])))
 
@@ -114,7 +114,7 @@ class Table:
         Raises:
             DataError: a cell holds a list, an object or bytes.
         """
-        texts = self._arrow(column)
+        texts = self.arrow(column)
         if texts is not None:
             empty = pc.equal(pc.binary_length(texts), 0)
             return Texts(pc.if_else(empty, None, texts) if pc.any(empty).as_py() else texts)
@@ -128,7 +128,7 @@ class Table:
         texts = [name for name in frame.columns if frame[name].dtype in TEXT_TYPES.values()]
         return frame.assign(**{name: pd.Series(_plain(frame[name]), dtype=object) for name in texts})
 
-    def _arrow(self, column: str) -> pa.ChunkedArray | None:
+    def arrow(self, column: str) -> pa.ChunkedArray | None:
         """A column of texts as Arrow holds it; None for any other."""
         cells = self.frame[column]
         return pa.chunked_array(pa.array(cells.array)) if cells.dtype in TEXT_TYPES.values() else None

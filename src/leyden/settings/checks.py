@@ -10,6 +10,7 @@ from pathlib import Path
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
 from leyden.settings.checks_environment import environment, unused_strategies
 from leyden.settings.checks_logging import secrets, trackers
+from leyden.settings.checks_looks import looks
 from leyden.settings.checks_model import backbone
 from leyden.settings.checks_training import optimization
 from leyden.settings.locations import TINY, WHEEL, folder_faults
@@ -41,8 +42,8 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
         explicit: keys that the user typed on the command line.
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
-        _names, _problem, tables, columns, chains, texts, labels, augmentation, backbone, _generation, environment,
-        optimization, trackers, secrets,
+        _names, looks, _problem, tables, columns, chains, texts, labels, augmentation, backbone, _generation,
+        environment, optimization, trackers, secrets,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
     return faults + list(_without_effect(settings, explicit))

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from leyden.settings.base import Group
 from leyden.settings.composition import compose_config, fault_of, search_space
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, ConfigError, LeydenError, TrainingError
+from leyden.settings.escapes import visible
 from leyden.settings.help import help_text
 from leyden.settings.overrides import misfits, read_overrides, typed_keys, variants, with_texts
 from leyden.settings.resuming import going_on_faults
@@ -149,7 +150,7 @@ def report(error: LeydenError) -> None:
     title = error.kind if count == 1 else f"{count} {error.kind}s"
     print(f"{title}:", file=sys.stderr)
     for fault in error.faults:
-        print(f"  - {fault}", file=sys.stderr)
+        print(f"  - {visible(fault)}", file=sys.stderr)
 
 
 def typed_overrides() -> list[str]:

@@ -1,4 +1,4 @@
-r"""Escapes in markers and separators: `\n`, `\t`, `\uXXXX`, `\\` and the like; every other character stays as it is."""
+r"""Escapes: `\n`, `\t`, `\uXXXX`, `\\` in markers are read; what steers a terminal is written as one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"', "0": "\0"}
 _LAST = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U([0-9a-fA-F]{8})|(.)|$)", re.DOTALL)
 
 
@@ -32,3 +33,11 @@ def decode_escapes(text: str) -> str:
         return _SIMPLE[letter]
 
     return _ESCAPE.sub(character, text)
+
+
+def visible(text: str) -> str:
+    r"""Text that a terminal shows and does not obey: control characters and marks of direction as escapes.
+
+    Line ends and tabs stay. The one character 27 becomes the four characters `\x1b`.
+    """
+    return _STEERING.sub(lambda match: match.group().encode("unicode_escape").decode(), text)

@@ -19,6 +19,7 @@ from leyden.settings.wording import show
 
 AUTO = "auto"
 CONFIG = "config.yaml"
+LOOKS = frozenset({CONFIG, "data.json", "dry_run.json", "report.html", "train.log", ".lock"})  # what a look leaves
 TYPED = "# Typed: "  # in the config of a run: its command line
 RUN = "# Run: "  # there too: its identity, and the hash of what follows
 FREE = frozenset({  # what does not touch the numbers of an update, or says how long and on what the training goes on
@@ -47,10 +48,9 @@ def continued(config: DictConfig, overrides: Iterable[str], job: Path | None = N
         return config
     typed = by_key(overrides)
     folder = job.absolute() if job is not None and config.resume == AUTO else _folder_of(config, typed)
-    if config.resume == AUTO and not (folder / CONFIG).exists():
+    if config.resume == AUTO and (not (folder / CONFIG).exists() or is_look(folder)):
         return config
-    saved = saved_config(folder / CONFIG)
-    _check_unchanged(folder / CONFIG)
+    saved = _saved(folder)
     before = typed_in(folder / CONFIG)
     wanted: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     faults: list[str] = []
@@ -97,6 +97,30 @@ def going_on_faults(overrides: Iterable[Override]) -> list[str]:
     if "overwrite" in typed and typed["overwrite"].value() is True:
         faults.append("overwrite=true does not go with resume, which keeps what is there. Leave one of them out.")
     return faults
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    """The settings of a run that may be gone on with.
+
+    Raises:
+        ConfigError: there is none, or its config is not as it was written.
+    """
+    saved = saved_config(folder / CONFIG)
+    if is_look(folder):
+        raise ConfigError(
+            f"resume={folder}: nothing was trained there yet, it was only looked at. Leave resume out; the same "
+            "experiment_name trains in that folder."
+        )
+    _check_unchanged(folder / CONFIG)
+    return saved
+
+
+def is_look(folder: Path) -> bool:
+    """Whether mode=inspect or dry_run=true has written all that a folder holds: a run may take its place."""
+    if not (folder / CONFIG).is_file() or not {file.name for file in folder.iterdir()} <= LOOKS:
+        return False
+    saved = saved_config(folder / CONFIG)
+    return saved.get("mode") == "inspect" or saved.get("dry_run") is True
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -37,6 +37,12 @@ class Settings(Group):
         description="Go on with a run: its folder; auto: with the one of this experiment_name, if it is there."
     )
     overwrite: bool = Field(description="Replace an existing run folder.")
+    mode: Literal["train", "inspect"] = Field(
+        description="Train; or look at the tables, write the data part of the report, and load no weights."
+    )
+    dry_run: bool = Field(
+        description="Try the longest batch, estimate memory and time of the whole run; keep nothing of the training."
+    )
     cache: Literal["on", "off"] = Field(
         description="Keep tokens, converted weights and the scores of a reference for the next start."
     )

@@ -22,7 +22,7 @@ _NAMES: dict[Any, str] = {
 }
 _SHOWN = 80
 _INNER = re.compile(r"\.(_target_|scores|metrics|recommended(\..*)?)$")  # of YAML files, not of the command line
-_PLURAL = re.compile(r"\b(row|sample|token|turn|cell|answer|label|update|prediction|evaluation)s\b")
+_PLURAL = re.compile(r"\b(row|sample|token|turn|cell|answer|label|update|prediction|evaluation|run|folder|text)s\b")
 _BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 ELSEWHERE = {  # what other programs call it
     "rank": "r", "lora_rank": "r", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",

@@ -6,7 +6,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,10 @@ class History(Callback):
         self.tokens += record.tokens
         self.seconds += self._window_seconds
         speed = record.tokens / max(self._window_seconds, 1e-9)
-        values = {**record.values, "train/tokens": float(record.tokens), "train/tokens_per_second": speed}
+        values = {
+            **record.values, "train/tokens": float(record.tokens), "train/tokens_per_second": speed,
+            "train/peak_memory_gib": peak_memory_gib(),
+        }  # fmt: skip
         self._window_seconds = 0.0
         self.latest = values
         self._log(trainer, values)
@@ -133,6 +136,21 @@ class History(Callback):
                 logger.log_metrics({**values, "samples": float(self.samples)}, step=trainer.global_step)
 
 
+class AfterEvaluation(Callback):
+    """Calls a function after each evaluation, once its numbers are logged.
+
+    Args:
+        call: what to do then.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """An evaluation is complete."""
+        self._call()
+
+
 @dataclass
 class ProgressDisplay(AfterUpdate):
     """Shows training and evaluation on a display.
@@ -154,13 +172,17 @@ class ProgressDisplay(AfterUpdate):
 
     def on_update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show an update."""
-        values = self.history.latest
+        values, metric = self.history.latest, self.history.metric.name
+        points = self.history.points
+        evaluated = {metric: points[-1].metrics[f"validation/{metric}"]} if points else {}
         self.display.advance(
             1,
             {
                 "loss": values["train/loss"],
+                **evaluated,
                 "lr": values["train/learning_rate"],
                 "tokens/s": values["train/tokens_per_second"],
+                "peak GiB": peak_memory_gib(),
             },
         )
 
@@ -207,8 +229,24 @@ def peak_memory_gib() -> float:
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
-        return int(found[1]) / 2**20
+    if (found := _status("VmHWM")) is not None:
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def resident_gib() -> float:
+    """Memory now, of the same kind as `peak_memory_gib`; where the system does not say, the peak."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.memory_allocated() / 2**30
+    found = _status("VmRSS")
+    return peak_memory_gib() if found is None else found
+
+
+def _status(name: str) -> float | None:
+    """What Linux says of this process's memory under a name, in GiB."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
+    return None if found is None else int(found[1]) / 2**20

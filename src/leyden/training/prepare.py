@@ -17,6 +17,7 @@ from leyden.backbone.load import check_architecture
 from leyden.data.datamodule import Prepared
 from leyden.data.dataset import TreeDataset, check_fit
 from leyden.data.fit import Stops
+from leyden.data.overlap import Overlap
 from leyden.data.rows import Part
 from leyden.data.sources import Source
 from leyden.data.templates import Template, make_template
@@ -52,6 +53,7 @@ class Material:
         template: writes conversations.
         train: training part.
         validation: validation part.
+        overlap: rows that stand in both parts, or twice in training.
         counts: what was read, cut, left out, repeated and shared, by part and name, for log and manifest.
         warnings: what was odd but not wrong.
         seconds: how long each step took.
@@ -64,6 +66,7 @@ class Material:
     template: Template
     train: Prepared
     validation: Prepared
+    overlap: Overlap
     counts: dict[str, Counts]
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -127,7 +130,7 @@ def prepare(settings: Settings, *, conversions: Path | None = None) -> Material:
     warnings += [*tables.overlap.warnings, *added, *advice(settings, train), *oddities(parts, template)]
     return Material(
         checkpoint, tokenizer, problem, metrics, template, parts["train"], parts["validation"],
-        counts_of(parts, tables.overlap), warnings, seconds,
+        tables.overlap, counts_of(parts, tables.overlap), warnings, seconds,
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -13,14 +15,34 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
+
+from leyden.settings.escapes import visible
 
 LINES = 10  # plain lines per phase, besides the first and the last
 QUIET_S = 15.0  # a plain line at least so often
+TIMES = 9 + 7 + 7 + 5  # columns of a terminal for the name of a phase, time gone and left, and what is between them
+NUMBERS = 71  # columns that all numbers of a training take
+BAR = 6, 40  # columns of a bar, at least and at most
+
+log = logging.getLogger(__name__)
+_drawn: list[Console] = []  # where bars are being drawn
+
+
+def say(line: str) -> None:
+    """Print a line to standard error; where a bar is being drawn, above it, so that neither tears the other."""
+    if _drawn:
+        _drawn[-1].print(Text(line), soft_wrap=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 class Display(ABC):
@@ -62,7 +84,7 @@ class Silence(Display):
 
 
 class Bars(Display):
-    """A bar per phase with its numbers, time gone and time left."""
+    """A bar per phase with its numbers, time gone and time left, on one line however narrow the terminal is."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -71,25 +93,51 @@ class Bars(Display):
     def start(self, name: str, total: int) -> None:
         """Draw an empty bar."""
         self.stop()
+        console = Console(stderr=True)
+        count = 2 * len(str(total)) + 1
+        spare = console.width - TIMES - count - NUMBERS
+        width = min(max(spare, BAR[0]), BAR[1])
         self._progress = Progress(
-            TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=Console(stderr=True),
+            TextColumn("{task.description:<9}", markup=False), BarColumn(width),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeElapsedColumn(Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)), _Numbers(console, TIMES + count + width),
+            console=console,
         )  # fmt: skip
         self._progress.start()
-        self._task = self._progress.add_task(name, total=total, numbers="")
+        _drawn.append(console)
+        self._task = self._progress.add_task(name, total=total, numbers={})
 
     def advance(self, units: int, numbers: Mapping[str, float] | None = None) -> None:
         """Fill the bar."""
         if self._progress is not None:
             self._progress.advance(self._task, units)
             if numbers:
-                self._progress.update(self._task, numbers=_joined(numbers))
+                self._progress.update(self._task, numbers=dict(numbers))
 
     def stop(self) -> None:
         """Leave the bar where it is."""
         if self._progress is not None:
             self._progress.stop()
+            _drawn.remove(self._progress.console)
             self._progress = None
+
+
+class _Numbers(ProgressColumn):
+    """As many whole numbers as fit behind what takes so many columns already."""
+
+    def __init__(self, console: Console, taken: int) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._console, self._taken = console, taken
+
+    def render(self, task: Task) -> Text:
+        """The numbers, first ones first."""
+        room, shown = self._console.width - self._taken, ""
+        for name, value in task.fields["numbers"].items():
+            longer = f"{shown}{'  ' if shown else ''}{_named(name, value)}"
+            if len(longer) > room:
+                break
+            shown = longer
+        return Text(shown)
 
 
 class Lines(Display):
@@ -100,6 +148,7 @@ class Lines(Display):
         self._total = self._done = 0
         self._started = self._printed_at = 0.0
         self._printed = 0
+        self._unread = False
 
     def start(self, name: str, total: int) -> None:
         """Remember when it began."""
@@ -117,13 +166,19 @@ class Lines(Display):
         gone = now - self._started
         left = gone / max(1, self._done) * max(0, self._total - self._done)
         numbers_text = f"  {_joined(numbers)}" if numbers else ""
-        print(
-            f"{self._name:<9} {self._done}/{self._total}  {gone:.0f} s, {left:.0f} s left{numbers_text}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        self._print(f"{self._name:<9} {self._done}/{self._total}  {gone:.0f} s, {left:.0f} s left{numbers_text}")
 
     def stop(self) -> None:
         """Nothing is open."""
+
+    def _print(self, line: str) -> None:
+        if self._unread:
+            return
+        try:
+            say(line)
+        except BrokenPipeError:  # a training is worth more than whoever read its lines
+            self._unread = True
+            log.warning("Nobody reads standard error any more. The run goes on without lines of progress.")
 
 
 def make_display(kind: str, *, quiet: bool = False) -> Display:
@@ -135,10 +190,15 @@ def make_display(kind: str, *, quiet: bool = False) -> Display:
     """
     if quiet or kind == "none":
         return Silence()
-    if kind == "rich" or (kind == "auto" and sys.stderr.isatty()):
+    steered = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
+    if kind == "rich" or (kind == "auto" and steered):
         return Bars()
     return Lines()
 
 
 def _joined(numbers: Mapping[str, float] | None) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in (numbers or {}).items())
+    return "  ".join(_named(name, value) for name, value in (numbers or {}).items())
+
+
+def _named(name: str, value: float) -> str:
+    return f"{visible(name)} {value:.4g}"

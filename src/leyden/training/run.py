@@ -22,7 +22,7 @@ from leyden.data.datamodule import TreeDataModule
 from leyden.settings.schema import Settings
 from leyden.settings.training_groups import Trainer
 from leyden.training.assembly import load_backbone, longest_shared, make_collator, make_data, make_module
-from leyden.training.callbacks import History, ProgressDisplay, shared_tokens
+from leyden.training.callbacks import AfterEvaluation, History, ProgressDisplay, shared_tokens
 from leyden.training.checkpoints import Checkpoints
 from leyden.training.devices import is_later_rank, world_size
 from leyden.training.evaluation import EvaluationSchedule, due_updates
@@ -49,12 +49,13 @@ from leyden.training.weight_types import Loaded, choose_weights
 log = logging.getLogger(__name__)
 
 
-def fit(  # noqa: PLR0913
+def fit(  # noqa: PLR0913, PLR0917
     settings: Settings,
     material: Material,
     loggers: Sequence[Logger],
     folder: Path,
     export: Callable[[Run, Path], None] | None = None,
+    evaluated: Callable[[Run], None] | None = None,
     *,
     interrupts: Interrupts | None = None,
     start: Sequence[SavedState] = (),
@@ -67,11 +68,12 @@ def fit(  # noqa: PLR0913
         loggers: where every number goes.
         folder: of the run.
         export: writes the model of a run for use; needed where each evaluation keeps one.
+        evaluated: what else to do after each evaluation, on the first process alone.
         interrupts: what signals have come; None where nobody listens.
         start: the checkpoints of an earlier part of this run; it goes on from the last one.
     """
     with filtered_warnings():
-        frame = Frame(loggers, folder, interrupts or Interrupts(), start, rows_of(material))
+        frame = Frame(loggers, folder, interrupts or Interrupts(), start, rows_of(material), evaluated)
         run, data = _assemble(settings, material, frame)
         run.checkpoints.export = None if export is None else partial(export, run)
         with (
@@ -98,6 +100,7 @@ class Frame:
         interrupts: what signals have come.
         start: the checkpoints of an earlier part of this run; it goes on from the last one.
         rows: sha256 of the table of each part.
+        evaluated: what to do after each evaluation; None: nothing.
     """
 
     loggers: Sequence[Logger]
@@ -105,6 +108,7 @@ class Frame:
     interrupts: Interrupts
     start: Sequence[SavedState]
     rows: Mapping[str, str]
+    evaluated: Callable[[Run], None] | None = None
 
 
 def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run, TreeDataModule]:
@@ -119,7 +123,7 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     settings, loaded = choose_weights(settings, material, lambda wanted: Loaded(*load_backbone(wanted, material, kept)))
     backbone, dtype, attention = loaded.backbone, replace(loaded.dtype, requested=asked), loaded.attention
     seconds = {"load weights": time.perf_counter() - clock}
-    settings, found, collator = _settle(settings, material, backbone, attention, folder)
+    settings, found, collator = settle(settings, material, backbone, attention, folder)
     data = make_data(settings, material, collator)
     epochs = epochs_of(data, settings.trainer, len(material.train.trees))
     position = Position(**start[-1].position) if start else None
@@ -137,6 +141,8 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     callbacks = [history, shown, schedule, *stops, checkpoints, Restart(schedule, epochs, checkpoints, position)]
     if material.problem.uses_reference:  # in front: what it shows ends before an evaluation shows anything
         callbacks.insert(0, make_scoring(settings, material.problem.loss, data, display))
+    if (evaluated := frame.evaluated) is not None and not is_later_rank():  # last: a checkpoint is safe by then
+        callbacks.append(AfterEvaluation(lambda: evaluated(run)))
     trainer = make_trainer(settings.trainer, callbacks, frame.loggers, folder)
     run = Run(
         module, trainer, history, checkpoints, attention, dtype, updates,
@@ -154,7 +160,7 @@ def make_checkpoints(settings: Settings, frame: Frame, history: History, updates
     )  # fmt: skip
 
 
-def _settle(
+def settle(
     settings: Settings, material: Material, backbone: nn.Module, attention: AttentionChoice, folder: Path
 ) -> tuple[Settings, dict[str, str], Collator]:
     """The settings with a number for every `auto`, why it is that, and what makes batches with them."""

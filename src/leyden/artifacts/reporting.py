@@ -1,0 +1,156 @@
+"""The page of a run that goes on: written at its start, after each evaluation and at its end, however that comes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from leyden.artifacts.evaluation_tables import EvaluationTables
+from leyden.artifacts.folder import FAILED, RUNNING, STOPPED
+from leyden.artifacts.manifest import write_json
+from leyden.report.report import write_report
+from leyden.report.run_files import PROGRESS, RunFiles
+from leyden.settings.errors import LeydenError
+from leyden.settings.schema import Settings
+from leyden.training.callbacks import peak_memory_gib
+from leyden.training.devices import is_later_rank
+from leyden.training.interrupts import Stopped
+from leyden.training.outcome import Run
+from leyden.training.prepare import Material
+
+log = logging.getLogger(__name__)
+
+
+class Reports:
+    """Writes `progress.json` and the page of a run, on the first process alone.
+
+    A page that cannot be written is one warning and a word in the manifest; the run goes on without it.
+
+    Args:
+        folder: of the run.
+        material: what it trains on.
+        settings: of the run.
+        requested_seed: what the settings said before a seed was drawn.
+    """
+
+    def __init__(self, folder: Path, material: Material, settings: Settings, requested_seed: int) -> None:
+        self._folder, self._clock = folder, time.perf_counter()
+        self._tables = EvaluationTables(folder, material, settings)
+        self._known: dict[str, Any] = {
+            "started": _now(),
+            "requested_seed": requested_seed,
+            "metrics": {one.name: one.direction for one in material.metrics},
+            "counts": material.counts,
+            "warnings": [str(line) for line in material.warnings],
+        }
+        self._written, self._seconds = 0, 0.0
+        self._fault: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest: how often the page was written, how long that took, and what was in the way."""
+        return {"written": self._written, "seconds": round(self._seconds, 3), "fault": self._fault}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Write the page at the start of the block, and once more if it ends before its time."""
+        self.write(RUNNING)
+        try:
+            yield
+        except Stopped as stop:
+            self.write(STOPPED, reason=f"signal {stop.signum}")
+            raise
+        except BaseException as error:
+            self.write(FAILED, reason=_reason(error))
+            raise
+
+    def evaluated(self, run: Run) -> None:
+        """Write what an evaluation says of each row, and the page."""
+        self.write(RUNNING, run)
+
+    def finish(self, status: str, run: Run, write_manifest: Callable[..., None]) -> None:
+        """Write the manifest and then the page that reads it; what the page met goes into the manifest again.
+
+        Args:
+            status: of the run.
+            run: that has come to its end.
+            write_manifest: takes the status, and more of the manifest.
+        """
+        write_manifest(status)
+        self.write(status, run)
+        write_manifest(status, report=self.record())
+
+    def write(self, status: str, run: Run | None = None, reason: str = "") -> None:
+        """Write how far the run is, and the page.
+
+        Args:
+            status: of the run.
+            run: as it is now; None: as it was told last.
+            reason: why it has ended before its time.
+        """
+        if is_later_rank():
+            return
+        clock = time.perf_counter()
+        try:
+            if run is not None:
+                self._known |= _reached(run)
+                if status == RUNNING:
+                    self._tables.write(run)
+            now = {"status": status, "reason": reason, "written": _now(), "seconds": round(clock - self._clock, 3)}
+            write_json(self._folder / PROGRESS, {**now, **self._known, "peak_memory_gib": round(peak_memory_gib(), 3)})
+            write_report(self._folder)
+            self._written += 1
+        except Exception as error:  # of any kind: a page is never worth a run
+            if self._fault is None:
+                self._fault = f"the report could not be written ({type(error).__name__}: {error})"
+                log.warning("%s; the run goes on without it.", self._fault[:1].upper() + self._fault[1:])
+        self._seconds += time.perf_counter() - clock
+
+
+@contextmanager
+def ended_without_a_word(folder: Path) -> Iterator[None]:
+    """Correct the page of a run whose processes have ended without a word: killed, say.
+
+    Args:
+        folder: of the run.
+    """
+    try:
+        yield
+    except BaseException as error:
+        try:
+            said = RunFiles.read(folder).progress
+            if said is not None and said.get("status") == RUNNING:
+                status = STOPPED if isinstance(error, Stopped) else FAILED
+                write_json(folder / PROGRESS, {**said, "status": status, "reason": _reason(error), "written": _now()})
+                write_report(folder)
+        except Exception as fault:
+            log.warning("The report could not be written (%s: %s).", type(fault).__name__, fault)
+        raise
+
+
+def _reached(run: Run) -> Mapping[str, Any]:
+    """How far a run is."""
+    history = run.history
+    return {
+        "updates": run.updates,
+        "updates_done": run.trainer.global_step,
+        "samples": history.samples,
+        "tokens_per_second": history.tokens / history.seconds if history.seconds else None,
+        "skipped_updates": run.module.skipped_updates,
+        "empty_updates": run.module.empty_updates,
+    }
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, without its traceback."""
+    if isinstance(error, LeydenError):
+        return " ".join(error.faults)
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
