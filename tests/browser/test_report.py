@@ -46,11 +46,13 @@ def test_the_browser_refuses_what_would_be_fetched(open_page: Open, page_file: P
     context = browser.new_context(viewport=LAPTOP)
     page = context.new_page()
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("response", lambda response: asked.append(response.url))
+    page.on("requestfailed", lambda request: asked.append(f"{request.failure} {request.url}"))
     page.goto(page_file.as_uri())
     ran = page.evaluate(
         """async () => {
-            document.body.insertAdjacentHTML("beforeend", "<img src='https://example.invalid/x.png' onerror='window.planted=1'>");
+            const image = "<img src='https://example.invalid/x.png' onerror='window.planted=1'>";
+            document.body.insertAdjacentHTML("beforeend", image);
             const script = document.createElement("script");
             script.textContent = "window.planted = 2";
             document.body.append(script);
@@ -59,7 +61,7 @@ def test_the_browser_refuses_what_would_be_fetched(open_page: Open, page_file: P
     )
     assert ran == "refused"
     assert page.evaluate("window.planted") is None
-    assert [url for url in asked if not url.startswith("file:")] == []
+    assert {one for one in asked if not one.startswith("file:")} <= {"csp https://example.invalid/x.png"}
     context.close()
 
 
@@ -102,7 +104,7 @@ def test_smoothing_by_keyboard_moves_the_curves(open_page: Open, page_file: Path
 def test_a_series_is_hidden_by_its_label_and_comes_back(open_page: Open, page_file: Path) -> None:
     page = open_page(page_file)
     before = drawn(page)[0]
-    box = page.locator("figure").first.get_by_label("validation")
+    box = page.locator("figure").first.get_by_role("checkbox", name="validation")
     box.focus()
     page.keyboard.press("Space")
     assert drawn(page)[0] == before - 1
@@ -160,5 +162,5 @@ def test_hostile_names_are_text_in_charts_too(open_page: Open, tmp_path: Path) -
     write_page(path, render_page("t", [Section("s", "S", chart(figure, name))]))
     page = open_page(path)
     texts = page.evaluate("[...document.querySelectorAll('.plot text')].map((one) => one.textContent)")
-    assert texts.count(name) == 2  # at the axis and at its tick
+    assert [text.replace("\u2060", "") for text in texts].count(name) == 2, texts  # at the axis and at its tick
     assert page.locator(".plot a").count() == 0

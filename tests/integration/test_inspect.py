@@ -62,7 +62,7 @@ def test_an_inspection_writes_what_it_saw_and_builds_no_model(
     assert "train: 4 rows" in said
     assert "train: 4 rows" in shown.err
     assert str(run / "report.html") in shown.out
-    assert "one" in (run / "report.html").read_text(encoding="utf-8")
+    assert "Data" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_weights_that_cannot_be_read_are_not_missed(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_training_takes_the_place_of_an_inspection_without_overwrite(tmp_path:
     assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["mode"] == "train"
     assert not is_look(run)
     for more in ((), ("overwrite=true",)):
-        with pytest.raises(ConfigError, match=r"is a run, and mode=inspect replaces none"):
+        with pytest.raises(ConfigError, match=r"is a run, which mode=inspect and dry_run=true do not replace"):
             look_at(tmp_path, *more)
     assert (run / "model").is_dir()
 
@@ -125,7 +125,10 @@ def test_what_does_not_go_with_a_look() -> None:
         "dry_run=true has no effect with mode=inspect, which loads no weights. Leave one of them out; a dry run "
         "writes what mode=inspect writes, too."
     ]
-    assert list(faults("mode=look")) == ["mode='look' is not allowed. Use 'train' or 'inspect'."]
+    assert list(faults("mode=look")) == [
+        "mode='look' is not allowed (Train; or look at the tables, write the data part of the report, and load no "
+        "weights). Allowed: one of train, inspect."
+    ]
     (fault,) = faults("dry_run=true", "trainer.epochs=0")
     assert fault.startswith("dry_run=true has no update to try")
     (fault,) = faults("dry_run=7")
@@ -146,3 +149,43 @@ def test_the_next_command_is_the_same_one_with_a_training(tmp_path: Path) -> Non
     assert said.endswith("Next: python train.py problem=dpo 'dataset.text_prompt_start='\"'\"'a b'\"'\"'' "
                          "'experiment_name=my run'")  # fmt: skip
     assert last_words(folder, ["+mode=inspect", "experiment_name=x"]).endswith("train.py experiment_name=x")
+
+
+@pytest.mark.parametrize("problem", ["dpo", "classification"])
+def test_a_dry_run_makes_real_updates_and_keeps_none(
+    problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["trainer.batch_size=1", "trainer.grad_accumulation=2", "trainer.epochs=3", "optimizer.learning_rate=auto"]
+    run_job(settings_of(tmp_path, ROWS, "dry_run=true", *own, *PROBLEMS[problem]))
+    run, said = tmp_path / "run", capsys.readouterr().out
+    assert {file.name for file in run.iterdir()} == LOOK | {"dry_run.json"}
+    found = json.loads((run / "dry_run.json").read_text(encoding="utf-8"))
+    assert found["tried"]
+    assert found["fits"]
+    assert found["updates"] == 6  # four samples, two of them in an update, three times
+    assert len(found["measured"]["seconds of usual updates"]) == 2  # an epoch has no more
+    lengths = json.loads((run / "data.json").read_text(encoding="utf-8"))["counts"]["train"]
+    assert found["measured"]["tokens of an update in the mean"] == lengths["tokens"] / 2
+    assert sum(found["measured"]["tokens of usual updates"]) == lengths["tokens"]
+    assert found["memory_gib"]["optimizer"] > 0
+    assert (found["seconds"]["score the reference"] > 0) == (problem == "dpo")
+    assert "6 updates: about" in said
+    assert "Memory: at most" in said
+    assert (trained(tmp_path, ROWS, "trainer.epochs=1") / "model").is_dir()  # in the same folder
+
+
+def test_a_dry_run_that_would_not_fit_is_not_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with patch("leyden.training.trial.memory_gib", lambda: 0.001):
+        run_job(settings_of(tmp_path, ROWS, "dry_run=true"))
+    found = json.loads((tmp_path / "run" / "dry_run.json").read_text(encoding="utf-8"))
+    assert not found["tried"]
+    assert not found["fits"]
+    assert "The longest batch was not tried: it would need about" in capsys.readouterr().out
+
+
+def test_a_dry_run_tries_the_longest_batch(tmp_path: Path) -> None:
+    rows = {"p": [*"abcdefgh"], "a": ["x"] * 7 + ["long " * 15]}
+    run_job(settings_of(tmp_path, rows, "dry_run=true", "trainer.batch_size=1"))
+    found = json.loads((tmp_path / "run" / "dry_run.json").read_text(encoding="utf-8"))
+    data = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))
+    assert found["measured"]["tokens of the largest pass"] == data["lengths"][0]["parts"]["train"]["longest"]

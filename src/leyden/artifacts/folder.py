@@ -110,10 +110,9 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         ours = path.is_dir() and is_run(path)
         if ours and (settings.mode == "inspect" or settings.dry_run):
-            what = "mode=inspect" if settings.mode == "inspect" else "dry_run=true"
             raise ConfigError(
-                f"experiment_name={path.name!r}: {path} is a run, and {what} replaces none, not with overwrite=true "
-                "either. Choose another experiment_name."
+                f"experiment_name={path.name!r}: {path} is a run, which mode=inspect and dry_run=true do not replace, "
+                "with overwrite=true neither. Choose another experiment_name."
             )
         if not settings.overwrite:
             raise ConfigError(

@@ -58,7 +58,19 @@ from leyden.training.saved_states import SavedState
 
 
 def run_job(settings: Settings, job_folder: Path | None = None) -> float:
-    """Do everything that `train.py` promises; return the metric of the weights that are kept, NaN without a training.
+    """Train, or look at what would be trained (mode=inspect, dry_run=true); return the metric, NaN for a look.
+
+    Args:
+        settings: checked.
+        job_folder: the folder of this job inside a sweep; None: `output_directory/experiment_name`.
+    """
+    if settings.mode == "inspect" or settings.dry_run:
+        return look(settings, job_folder)
+    return _train(settings, job_folder)
+
+
+def _train(settings: Settings, job_folder: Path | None) -> float:
+    """Do everything that `train.py` promises; return the metric of the weights that are kept.
 
     Faults of settings, data and checkpoint end it before the run folder is made; so nothing is left behind by them.
 
@@ -69,8 +81,6 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
     Raises:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
-    if settings.mode == "inspect" or settings.dry_run:
-        return look(settings, job_folder)
     others, interrupts = meeting(), Interrupts()
     requested_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
@@ -81,7 +91,7 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         RunLog(rank=0 if others is not None and settings.log_all_ranks else None) as run_log,
         ExitStack() as stack,
     ):
-        start: list[SavedState] = []
+        start = list[SavedState]()
         if goes_on:
             stack.enter_context(locked(folder.path))
             if (metric := finished_metric(folder, settings)) is not None:

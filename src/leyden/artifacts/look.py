@@ -5,21 +5,29 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from leyden.artifacts.endings import disk_errors
 from leyden.artifacts.folder import RunFolder, created_folder, plan_folder
+from leyden.artifacts.manifest import write_json
 from leyden.artifacts.preparation import announce, keep_description, prepared, with_seed
 from leyden.artifacts.run_log import RunLog
+from leyden.report.page import duration
 from leyden.report.report import write_report
 from leyden.settings.command import typed_overrides
+from leyden.settings.reference_facts import plain
 from leyden.settings.resuming import by_key
 from leyden.settings.schema import Settings
+from leyden.training.estimate import estimate
 from leyden.training.reading import find_columns
+from leyden.training.trial import try_run
 
 LOOKING = ("mode", "dry_run")
+PARTS = ("load", "score the reference", "evaluate", "answer")
+LEAST = 0.005  # GiB that are worth a word
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +54,42 @@ def look(settings: Settings, job_folder: Path | None = None) -> float:
         announce(material)
         keep_description(material, settings, folder)
         write_report(folder.path)
+        if settings.dry_run:
+            found = estimate(try_run(settings, material, folder.path), material.train.fit.lengths.array)
+            write_json(folder.path / "dry_run.json", found)
+            for line in told(found):
+                print(line)
     print(last_words(folder, typed_overrides()))
     return math.nan
+
+
+def told(found: Mapping[str, Any]) -> Iterator[str]:
+    """What a dry run has found, in lines for a terminal.
+
+    Args:
+        found: from `estimate`.
+    """
+    memory, seconds, measured = found["memory_gib"], found["seconds"], found["measured"]
+    verdict = "fits" if found["fits"] else "does not fit"
+    if not found["tried"]:
+        yield (
+            f"The longest batch was not tried: it would need about {memory['peak']:.1f} GiB, and there are "
+            f"{memory['available']:.1f} GiB."
+        )
+    else:
+        yield (
+            f"{found['updates']:,} updates: about {duration(seconds['train'])} of training, and "
+            f"{duration(seconds['in all'])} in all "
+            f"({', '.join(f'{name} {duration(took)}' for name, took in seconds.items() if name in PARTS and took)})."
+        )
+        yield (
+            f"If every update were as the longest one, which took {duration(measured['seconds of the longest update'])}"
+            f", training would take {duration(seconds['train at most'])}."
+        )
+        yield f"Memory: at most {memory['peak']:.2f} GiB of {memory['available']:.1f} GiB; it {verdict}."
+    for line in found["advice"]:
+        saved = f"saves about {line['saves_gib']:.2f} GiB; " if line["saves_gib"] >= LEAST else ""
+        yield f"  {line['setting']}={plain(line['to'])} (now {plain(line['now'])}): {saved}{line['note']}."
 
 
 def last_words(folder: RunFolder, typed: Iterable[str]) -> str:

@@ -38,9 +38,15 @@ PACKAGES = (  # whatever can move a number or a file; those that are not there a
 )  # fmt: skip
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON that every reader takes: numbers that are not finite become null."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write JSON that every reader takes: numbers that are not finite become null.
+
+    Args:
+        path: of the file.
+        content: what to write.
+        indent: spaces before what is inside something else; None: all in one line.
+    """
+    text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
     write_whole(path, text + "\n")
 
 

@@ -52,5 +52,5 @@ def announce(material: Material) -> None:
 def keep_description(material: Material, settings: Settings, folder: RunFolder) -> None:
     """Write `data.json`: what the run is trained on."""
     clock = time.perf_counter()
-    write_json(folder.path / "data.json", describe_data(settings, material))
+    write_json(folder.path / "data.json", describe_data(settings, material), indent=None)
     material.seconds["describe the data"] = time.perf_counter() - clock

@@ -68,13 +68,12 @@ def _cells(table: Table, name: str) -> dict[str, Any]:
         return _objects(table.frame[name].iloc[:LOOKED_AT].tolist())
     empty = pc.fill_null(pc.equal(pc.binary_length(texts), 0), True)
     head = texts.slice(0, LOOKED_AT)
+    known = pc.if_else(empty.slice(0, LOOKED_AT), None, head)
     first = (text for chunk in head.chunks for text in _batched(chunk) if text)
     return {
         "kind": "text",
         "missing": int(pc.sum(empty).as_py() or 0),
-        "distinct": int(
-            pc.count_distinct(pc.if_else(empty.slice(0, LOOKED_AT), None, head), mode="only_valid").as_py()
-        ),
+        "distinct": int(pc.count_distinct(known, mode="only_valid").as_py()),
         "looked_at": len(head),
         "examples": _examples(first),
     }

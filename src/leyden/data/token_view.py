@@ -21,6 +21,7 @@ from leyden.data.truncation import Conversation, Turn
 TARGET, MARKUP, CONTROL, SHARED, DIFFERENT, RAW = "t", "m", "c", "s", "d", "b"
 SHOWN = 300  # tokens of a text; of a longer one the middle is left out
 PAIR = 2
+ALIKE = 0.25  # share of the words of a pair that both answers have
 
 Shown = list[list[str]]  # one token: text, role, letters
 
@@ -60,10 +61,11 @@ def token_view(trees: TreeDataset, sample: int, texts: TokenTexts, others: Seque
 
     Returns:
         `tokens`: each [text, role, letters], the role `system`, `prompt` or `answer`; the letters, any of them: t a
-        target, m written by the template, c a control token, s shared: on both paths of a pair, or in the beginning
-        of one of `others`, too; d in a word that the other answer of the pair does not have there; b the text is bytes. `left_out`: after how many of them tokens are left out, and how many; or None.
-        `pair`: for two answers the same of `chosen` and `rejected`, and `tokens` is what they share. `length`: of the
-        longest path. `cut`: what was cut. `weight`: of the row.
+        target, m written by the template, c a control token, s shared: on both paths of a pair, or in the beginning of
+        one of `others`, too; d in a word that the other answer of the pair does not have there; b the text is bytes.
+        `left_out`: after how many of them tokens are left out, and how many; or None. `pair`: for two answers the same
+        of `chosen` and `rejected`, and the share of words that both have, `alike`; `tokens` is then what they share.
+        `length`: of the longest path. `cut`: what was cut. `weight`: of the row.
     """
     conversation = trees.conversation(sample, answered=trees.limits.answers)
     marks = _Marks()
@@ -72,11 +74,11 @@ def token_view(trees: TreeDataset, sample: int, texts: TokenTexts, others: Seque
     if tree.num_sequences == PAIR and len(paths) == PAIR:
         common = np.intersect1d(*paths)
         trunk = _shown(common, tree, marks, texts, shared=len(common))
-        pair = {
+        pair: dict[str, Any] | None = {
             name: _shortened(_shown(np.setdiff1d(path, common), tree, marks, texts))
             for name, path in zip(("chosen", "rejected"), paths, strict=True)
         }
-        _compare(pair["chosen"]["tokens"], pair["rejected"]["tokens"])
+        pair["alike"] = _compare(pair["chosen"]["tokens"], pair["rejected"]["tokens"])
     else:
         shared = max((_beginning(trees, sample, other) for other in others), default=0)
         trunk, pair = _shown(np.arange(len(tree.tokens)), tree, marks, texts, shared=shared), None
@@ -126,14 +128,20 @@ def _shown(places: NDArray[Any], tree: Tree, marks: _Marks, texts: TokenTexts, *
     return shown
 
 
-def _compare(chosen: Shown, rejected: Shown) -> None:
-    """Mark the words of each answer that the other one does not have there, in all their tokens."""
+def _compare(chosen: Shown, rejected: Shown) -> float:
+    """Mark the words of each answer that the other one does not have there; return the share that both have.
+
+    Where that is below `ALIKE`, nearly all would be marked, and nothing is.
+    """
     one, other = _words(chosen), _words(rejected)
     texts = [["".join(token[0] for token in word) for word in words] for words in (one, other)]
-    for kind, start, end, first, last in SequenceMatcher(None, *texts, autojunk=False).get_opcodes():
+    matcher = SequenceMatcher(None, *texts, autojunk=False)
+    alike = round(matcher.ratio(), 3)
+    for kind, start, end, first, last in matcher.get_opcodes() if alike >= ALIKE else ():
         if kind != "equal":
             for token in chain.from_iterable([*one[start:end], *other[first:last]]):
                 token[2] += DIFFERENT
+    return alike
 
 
 def _words(tokens: Shown) -> list[Shown]:

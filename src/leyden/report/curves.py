@@ -52,12 +52,18 @@ def points(rows: pd.DataFrame, most: int = MOST_POINTS) -> tuple[list[int], list
     Returns:
         A value that is not finite is None, which leaves a gap; a mean is over the finite ones.
     """
-    rows = rows[["step", "value"]].replace([math.inf, -math.inf], math.nan)
-    pieces = math.ceil(len(rows) / most)
+    steps, values = rows["step"].tolist(), [one if math.isfinite(one) else None for one in rows["value"].tolist()]
+    pieces = math.ceil(len(steps) / most)
     if pieces > 1:
-        rows = rows.groupby(pd.RangeIndex(len(rows)) // pieces).agg({"step": "last", "value": "mean"})
-    values = [None if math.isnan(value) else float(value) for value in rows["value"]]
-    return [int(step) for step in rows["step"]], values, pieces
+        starts = range(0, len(steps), pieces)
+        values = [_mean(values[start : start + pieces]) for start in starts]
+        steps = [steps[min(start + pieces, len(steps)) - 1] for start in starts]
+    return steps, values, pieces
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _drawn(run: RunFiles, names: Sequence[str], *, title: str, y: str, note: str = "") -> Iterator[Markup]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,8 @@ from leyden.report.plotly_script import MARK, plotly_script
 PAGES = Path(__file__).parent / "pages"
 IN_SCRIPT = {sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 UNSHOWN = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}  # control pictures
+SIGNS = {"\n": "↵\n", "\t": "⇥", "\r": "␍"}
+UNSEEN = ("Cf", "Zl", "Zp", "Co", "Cn", "Cs")  # Unicode's formatting, separators, private use, unassigned, surrogates
 SURROGATE = re.compile("[\ud800-\udfff]")
 UNUSUAL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f\ud800-\udfff]")
 
@@ -119,6 +122,15 @@ def shown(text: str) -> str:
     return SURROGATE.sub("\ufffd", text).translate(UNSHOWN) if UNUSUAL.search(text) else text
 
 
+def visible(text: str) -> str:
+    """A text with signs for line ends and tabs, and code points in place of what only steers how text is shown."""
+    return "".join(SIGNS.get(letter) or _seen(letter) for letter in text)
+
+
+def _seen(letter: str) -> str:
+    return f"⟨U+{ord(letter):04X}⟩" if unicodedata.category(letter) in UNSEEN else letter
+
+
 def number(value: Any, digits: int = 4) -> str:
     """A number for people: `12,345`, `0.1235`, `1.235e-05`; a dash for none or one that is not finite."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
@@ -150,7 +162,7 @@ def _environment() -> Environment:
         loader=PackageLoader("leyden.report", "pages"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_finalized,
     )  # fmt: skip
-    made.filters |= {"number": number, "duration": duration}
+    made.filters |= {"number": number, "duration": duration, "visible": visible}
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from leyden.report import configuration, curves, prediction_figures, predictions, summary
+from leyden.report import configuration, curves, data, prediction_figures, predictions, summary
 from leyden.report.page import Section, render_page, write_page
 from leyden.report.run_files import RunFiles
 
@@ -14,6 +14,7 @@ FILE = "report.html"
 # Each says what it can of a run as far as it has come; None: nothing yet.
 SECTIONS: Sequence[Callable[[RunFiles], Section | None]] = (
     summary.section,
+    data.section,
     curves.section,
     prediction_figures.section,
     predictions.section,

@@ -99,9 +99,10 @@ class RunFiles:
         """Each logged number over the run: `step`, `samples`, `value`, by name; of a step told twice, the later one."""
         if self.metrics is None:
             return {}
+        latest = self.metrics.drop_duplicates(["name", "step"], keep="last")
         return {
-            str(name): rows.drop_duplicates("step", keep="last")[["step", "samples", "value"]].reset_index(drop=True)
-            for name, rows in self.metrics.groupby("name", sort=False)
+            str(name): rows[["step", "samples", "value"]].reset_index(drop=True)
+            for name, rows in latest.groupby("name", sort=False)
         }
 
     def setting(self, key: str, default: Any = None) -> Any:

@@ -42,8 +42,8 @@ def check(settings: Settings, explicit: frozenset[str] = frozenset()) -> list[st
         explicit: keys that the user typed on the command line.
     """
     parts: tuple[Callable[[Settings], Iterator[str]], ...] = (
-        _names, looks, _problem, tables, columns, chains, texts, labels, augmentation, backbone, _generation, environment,
-        optimization, trackers, secrets,
+        _names, looks, _problem, tables, columns, chains, texts, labels, augmentation, backbone, _generation,
+        environment, optimization, trackers, secrets,
     )  # fmt: skip
     faults = [fault for part in parts for fault in part(settings)]
     return faults + list(_without_effect(settings, explicit))

@@ -48,13 +48,7 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     folder = _folder_of(config, typed)
     if config.resume == AUTO and (not (folder / CONFIG).exists() or is_look(folder)):
         return config
-    saved = saved_config(folder / CONFIG)
-    if is_look(folder):
-        raise ConfigError(
-            f"resume={folder}: nothing was trained there yet, it was only looked at. Leave resume out; the same "
-            "experiment_name trains in that folder."
-        )
-    _check_unchanged(folder / CONFIG)
+    saved = _saved(folder)
     before = typed_in(folder / CONFIG)
     wanted: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     faults: list[str] = []
@@ -86,8 +80,24 @@ def continued(config: DictConfig, overrides: Iterable[str]) -> DictConfig:
     return OmegaConf.create(tree | {"resume": str(folder)})
 
 
+def _saved(folder: Path) -> dict[str, Any]:
+    """The settings of a run that may be gone on with.
+
+    Raises:
+        ConfigError: there is none, or its config is not as it was written.
+    """
+    saved = saved_config(folder / CONFIG)
+    if is_look(folder):
+        raise ConfigError(
+            f"resume={folder}: nothing was trained there yet, it was only looked at. Leave resume out; the same "
+            "experiment_name trains in that folder."
+        )
+    _check_unchanged(folder / CONFIG)
+    return saved
+
+
 def is_look(folder: Path) -> bool:
-    """Whether a folder holds what mode=inspect or dry_run=true has written, and nothing else: a run may take its place."""
+    """Whether mode=inspect or dry_run=true has written all that a folder holds: a run may take its place."""
     if not (folder / CONFIG).is_file() or not {file.name for file in folder.iterdir()} <= LOOKS:
         return False
     saved = saved_config(folder / CONFIG)

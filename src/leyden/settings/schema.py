@@ -41,7 +41,7 @@ class Settings(Group):
         description="Train; or look at the tables, write the data part of the report, and load no weights."
     )
     dry_run: bool = Field(
-        description="Try the longest batch, estimate memory and time of the whole run, and keep nothing of the training."
+        description="Try the longest batch, estimate memory and time of the whole run; keep nothing of the training."
     )
     cache: Literal["on", "off"] = Field(
         description="Keep tokens, converted weights and the scores of a reference for the next start."

@@ -225,8 +225,24 @@ def peak_memory_gib() -> float:
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
-        return int(found[1]) / 2**20
+    if (found := _status("VmHWM")) is not None:
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def resident_gib() -> float:
+    """Memory now, of the same kind as `peak_memory_gib`; where the system does not say, the peak."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.memory_allocated() / 2**30
+    found = _status("VmRSS")
+    return peak_memory_gib() if found is None else found
+
+
+def _status(name: str) -> float | None:
+    """What Linux says of this process's memory under a name, in GiB."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
+    return None if found is None else int(found[1]) / 2**20

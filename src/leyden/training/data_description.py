@@ -154,8 +154,9 @@ def _samples(
         cell = table.rows([rows[-1]])[ids][0] if ids is not None and ids in table.frame.columns else None
         labels = None if source.labels is None else _said(source.labels, rows[-1])
         found.append({
-            "part": name, "sample": sample, "place": table.places([rows[-1]]), "id": None if cell is None else str(cell),
-            "why": why, "turns": len(rows), "before": int(lengths[sample]), "labels": labels,
+            "part": name, "sample": sample, "place": table.places([rows[-1]]),
+            "id": None if cell is None else str(cell), "why": why,
+            "turns": len(rows), "before": int(lengths[sample]), "labels": labels,
             **token_view(trees, sample, texts, _others(trees, sample)),
         })  # fmt: skip
     return found
