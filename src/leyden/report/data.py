@@ -120,7 +120,7 @@ def _balance(balance: Mapping[str, Mapping[str, int]]) -> Markup:
         }
         for place, (part, counts) in enumerate(balance.items())
     ]  # fmt: skip
-    counts = [count for _, *values in rows for count in values[:1]]
+    counts = list(next(iter(balance.values())).values())
     note = f"{len(names)} labels; in {_part(next(iter(balance)))} from {min(counts):,} to {max(counts):,} rows."
     height = ROOM + BAR * len(names) * len(traces)
     layout = {
@@ -162,7 +162,7 @@ def _sample(sample: Json) -> dict[str, Any]:
         "weight": sample["weight"],
         "labels": sample["labels"] or {},
         "parts": list(shown_parts(sample)) if sample["tokens"] else [],
-        "unlike": bool(pair) and pair["alike"] < ALIKE,
+        "unlike": pair is not None and pair["alike"] < ALIKE,
         "pair": [(title, list(shown_parts(view))) for title, view in _sides(sample).items()],
     }
 
