@@ -44,7 +44,7 @@ def open_page(browser: Any) -> Iterator[Open]:
         page.on("request", lambda request: said.append(f"request: {request.url}") if is_foreign(request.url) else None)
         page.goto(path.absolute().as_uri())
         if options.get("java_script_enabled", True):
-            page.evaluate("window.leyden && leyden.charts && leyden.charts.ready.then(() => leyden.charts.drawAll())")
+            page.evaluate("leyden.charts?.ready.then(() => leyden.charts.drawAll())")
         return page
 
     yield opened

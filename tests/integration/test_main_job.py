@@ -1,4 +1,7 @@
-"""The main job on the real 135M checkpoint, on a part of the embedded table: does it learn, and does its model load?"""
+"""The main job on the real 135M checkpoint, on a part of the embedded table: does it learn, and does its model load?
+
+Of so few rows it learns in six updates, at higher rates than the whole table is given.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ import pytest
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
-    "backbone=llama", "dataset.data_sample=0.07", "dataset.data_sample_choice=[train,validation]",
-    "tokenizer.max_length=256", "generation.max_length_inference=2", "experiment_name=run", "output_directory=.",
+    "backbone=llama", "dataset.data_sample=0.04", "dataset.data_sample_choice=[train,validation]",
+    "tokenizer.max_length=192", "generation.max_length_inference=2", "experiment_name=run", "output_directory=.",
+    "checkpoint.verify=false",
 ]  # fmt: skip
 FRESH_PROCESS = """
 import sys
@@ -36,8 +40,8 @@ print(float(logps.gather(1, ids[0, 1:, None])[len(shown) - 1 :].sum()))
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_dpo_learns_to_prefer_and_its_adapter_loads_elsewhere(run_cli: Cli, tmp_path: Path) -> None:
-    done = run_cli(["train.py", "problem=dpo", *SMALL], cwd=tmp_path, timeout=900)
+def test_dpo_learns_to_prefer_and_its_adapter_loads_elsewhere(run_here: Cli, tmp_path: Path) -> None:
+    done = run_here(["train.py", "problem=dpo", *SMALL, "optimizer.learning_rate=5e-4"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["final"]["validation/preference_accuracy"] >= 0.85
@@ -55,8 +59,7 @@ def test_dpo_learns_to_prefer_and_its_adapter_loads_elsewhere(run_cli: Cli, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_causal_lm_lowers_the_perplexity_of_held_out_rows_by_a_third(run_here: Cli, tmp_path: Path) -> None:
-    # a small part of the table, so a higher rate than the whole one is given
-    done = run_here(["train.py", *SMALL, "optimizer.learning_rate=2e-3"], cwd=tmp_path)
+    done = run_here(["train.py", *SMALL, "optimizer.learning_rate=5e-3"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     before, final = (results[name]["validation/perplexity"] for name in ("before", "final"))

@@ -63,6 +63,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 TOLERANCES = {"loss": 1e-5, "gradient": 1e-5, "weights": 1e-4, "losses": 1e-4}
 
+CUT = ["texts", "chains", "dpo", "classes"]  # one of each kind: six losses of pairs go through the same cuts
+
 Case = tuple[Settings, Material]
 Train = Callable[..., tuple[Case, Trace]]
 
@@ -198,29 +200,21 @@ def assert_same(found: Trace, wanted: Trace) -> None:
     assert all(apart[name] <= most for name, most in TOLERANCES.items()), apart
 
 
+@pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("problem", ["chains", "dpo", "classes"])
 def test_ten_updates_on_every_architecture(problem: str, architecture: str, plain: Train, tmp_path: Path) -> None:
     case, expected = plain(problem, architecture)
-    found, shared = fast_training(*case, tmp_path)
-    assert shared > 0
-    assert_same(found, expected)
-
-
-@pytest.mark.parametrize("problem", ["texts", *PAIR_LOSSES[1:]])
-def test_ten_updates_of_every_loss(problem: str, plain: Train, tmp_path: Path) -> None:
-    case, expected = plain(problem, "llama")
     found, shared = fast_training(*case, tmp_path)
     assert shared > 0 or problem == "texts"
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("problem", CUT)
 @pytest.mark.parametrize("variant", ["passes", "accumulated", "checkpointed"])
-@pytest.mark.parametrize("problem", ["chains", "dpo"])
 def test_ten_updates_however_they_are_cut(problem: str, variant: str, plain: Train, tmp_path: Path) -> None:
     (settings, material), expected = plain(problem, "llama", 4)
     found, shared = fast_training(changed(settings, **VARIANTS[variant]), material, tmp_path)
-    assert shared > 0
+    assert shared > 0 or problem == "texts"
     assert_same(found, expected)
 
 
@@ -234,7 +228,7 @@ def one_of_two(rank: int, port: int, settings: Settings, material: Material, fol
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("problem", ["chains", "dpo"])
+@pytest.mark.parametrize("problem", CUT)
 def test_ten_updates_of_two_processes(problem: str, plain: Train, tmp_path: Path) -> None:
     """Forked from this one, which has the libraries loaded."""
     (settings, material), expected = plain(problem, "llama", 4)
@@ -254,7 +248,7 @@ def test_ten_updates_of_two_processes(problem: str, plain: Train, tmp_path: Path
                 rank.join()
     assert [rank.exitcode for rank in ranks] == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
-    assert sum(shared for _, shared in found) > 0
+    assert sum(shared for _, shared in found) > 0 or problem == "texts"
     for trace, _ in found:
         assert_same(trace, expected)
 

@@ -22,6 +22,7 @@ from leyden.artifacts.endings import (
     raise_faults,
     where_to_go_on,
 )
+from leyden.artifacts.evaluation_tables import forget_last
 from leyden.artifacts.export import check_disk, save_model
 from leyden.artifacts.folder import DONE, FAILED, SAVED, STOPPED, RunFolder, created_folder, plan_folder
 from leyden.artifacts.lock import locked
@@ -147,7 +148,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
     if not is_later_rank():
         keep_description(material, settings, folder)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
-    config, reports = {**dump(settings), "resume": None}, Reports(folder.path, material, requested_seed)
+    config, reports = {**dump(settings), "resume": None}, Reports(folder.path, material, settings, requested_seed)
     with reports.watching(), running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):
         loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
         export, frame = partial(_export, material, settings), (loggers, folder.path)
@@ -206,6 +207,7 @@ def save_predictions(run: Run, material: Material, settings: Settings, folder: R
     prompts, texts = predict_texts(run, material, settings, trees)
     table = prediction_table(trees, prompts, texts, material.problem, run.kept_evaluation)
     write_predictions(table, folder.path)
+    forget_last(folder.path)
     run.seconds["predict"] = time.perf_counter() - clock
 
 

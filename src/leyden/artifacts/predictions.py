@@ -74,18 +74,26 @@ def write_predictions(table: pd.DataFrame, folder: Path) -> None:
 
     A column of the user's whose cells are of several types, as json lines may hold them, goes into Parquet as text.
     """
-    typed = table.copy()
-    for name in typed.columns:
-        try:
-            pa.array(typed[name], from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            typed[name] = [None if cell is None else str(cell) for cell in typed[name]]
-            log.warning("Column %r of the table holds several types; predictions.parquet holds them as text.", name)
+    typed, mixed = storable(table)
+    for name in mixed:
+        log.warning("Column %r of the table holds several types; predictions.parquet holds them as text.", name)
     # every text in quotes: of those that need them the writer misses a lone carriage return, which ends a row elsewhere
     inert_table(table).to_csv(
         folder / "predictions.csv", index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
     )
     typed.to_parquet(folder / "predictions.parquet", index=False)
+
+
+def storable(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """A table that Parquet can hold, and its columns of several types, which are texts now."""
+    typed, mixed = table.copy(), []
+    for name in typed.columns:
+        try:
+            pa.array(typed[name], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            typed[name] = [None if cell is None else str(cell) for cell in typed[name]]
+            mixed.append(name)
+    return typed, mixed
 
 
 def _renamed(own: Sequence[str], ours: set[str]) -> dict[str, str]:

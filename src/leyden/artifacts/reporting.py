@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from leyden.artifacts.evaluation_tables import EvaluationTables
 from leyden.artifacts.folder import FAILED, RUNNING, STOPPED
 from leyden.artifacts.manifest import write_json
 from leyden.report.report import write_report
 from leyden.report.run_files import PROGRESS, RunFiles
 from leyden.settings.errors import LeydenError
+from leyden.settings.schema import Settings
 from leyden.training.callbacks import peak_memory_gib
 from leyden.training.devices import is_later_rank
 from leyden.training.interrupts import Stopped
@@ -32,11 +34,13 @@ class Reports:
     Args:
         folder: of the run.
         material: what it trains on.
+        settings: of the run.
         requested_seed: what the settings said before a seed was drawn.
     """
 
-    def __init__(self, folder: Path, material: Material, requested_seed: int) -> None:
+    def __init__(self, folder: Path, material: Material, settings: Settings, requested_seed: int) -> None:
         self._folder, self._clock = folder, time.perf_counter()
+        self._tables = EvaluationTables(folder, material, settings)
         self._known: dict[str, Any] = {
             "started": _now(),
             "requested_seed": requested_seed,
@@ -65,7 +69,7 @@ class Reports:
             raise
 
     def evaluated(self, run: Run) -> None:
-        """Write the page after an evaluation."""
+        """Write what an evaluation says of each row, and the page."""
         self.write(RUNNING, run)
 
     def finish(self, status: str, run: Run, write_manifest: Callable[..., None]) -> None:
@@ -94,6 +98,8 @@ class Reports:
         try:
             if run is not None:
                 self._known |= _reached(run)
+                if status == RUNNING:
+                    self._tables.write(run)
             now = {"status": status, "reason": reason, "written": _now(), "seconds": round(clock - self._clock, 3)}
             write_json(self._folder / PROGRESS, {**now, **self._known, "peak_memory_gib": round(peak_memory_gib(), 3)})
             write_report(self._folder)

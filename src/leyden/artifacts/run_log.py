@@ -36,6 +36,7 @@ class RunLog:
         self._console = logging.StreamHandler(sys.stderr)
         self._prefix = "" if rank is None else f"[{rank}] "
         self._console.setFormatter(_ConsoleFormat(self._prefix))
+        self._silence = logging.NullHandler()
         self._quiet = quiet
         for handler in (self._console, self._memory):
             handler.addFilter(_OnceOfMetrics())
@@ -44,14 +45,16 @@ class RunLog:
         """Begin to listen."""
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
-        if not self._quiet:
+        if self._quiet:
+            self._logger.addHandler(self._silence)  # without any handler, Python itself would print warnings
+        else:
             self._logger.addHandler(self._console)
             self._logger.addHandler(self._memory)
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Close the file."""
-        for handler in (self._console, self._memory, self._file):
+        for handler in (self._console, self._memory, self._silence, self._file):
             if handler is not None:
                 self._logger.removeHandler(handler)
                 handler.close()

@@ -15,7 +15,7 @@ from leyden.report.page import fill, script_text
 
 Figure = Mapping[str, Any]
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # so that colour is not all that differs
-MOST_ROWS = 200  # of a table below a chart
+MOST_ROWS = 100  # of a table below a chart
 
 
 def line(  # noqa: PLR0913

@@ -12,7 +12,9 @@ from leyden.report.charts import chart, figure_of, line, smoothing_control
 from leyden.report.page import Section, fill, number
 from leyden.report.run_files import RunFiles
 
+FEW = 2  # points, which are shown as such
 MOST_POINTS = 1500  # of a curve; a longer one is drawn as means over equal pieces
+STEADY = ("learning rate", "peak memory")  # nothing in them is noise
 TRAIN, VALIDATION = "train/", "validation/"
 OWN = {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "peak_memory_gib"}  # drawn by name, below
 # Curves of pairs that belong into one chart: title, y axis, names, and what they mean.
@@ -50,12 +52,18 @@ def points(rows: pd.DataFrame, most: int = MOST_POINTS) -> tuple[list[int], list
     Returns:
         A value that is not finite is None, which leaves a gap; a mean is over the finite ones.
     """
-    rows = rows[["step", "value"]].replace([math.inf, -math.inf], math.nan)
-    pieces = math.ceil(len(rows) / most)
+    steps, values = rows["step"].tolist(), [one if math.isfinite(one) else None for one in rows["value"].tolist()]
+    pieces = math.ceil(len(steps) / most)
     if pieces > 1:
-        rows = rows.groupby(pd.RangeIndex(len(rows)) // pieces).agg({"step": "last", "value": "mean"})
-    values = [None if math.isnan(value) else float(value) for value in rows["value"]]
-    return [int(step) for step in rows["step"]], values, pieces
+        starts = range(0, len(steps), pieces)
+        values = [_mean(values[start : start + pieces]) for start in starts]
+        steps = [steps[min(start + pieces, len(steps)) - 1] for start in starts]
+    return steps, values, pieces
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _drawn(run: RunFiles, names: Sequence[str], *, title: str, y: str, note: str = "") -> Iterator[Markup]:
@@ -68,8 +76,17 @@ def _drawn(run: RunFiles, names: Sequence[str], *, title: str, y: str, note: str
         part = "training" if of_training else "validation"
         same = all(one.partition("/")[2] == name.partition("/")[2] for one in present)
         label = part if same and len(present) > 1 else short if of_training or same else f"{part} {short}"
-        few = len(x) <= 1 or not of_training
-        traces.append(line(label, x, values, series=place, smooth=of_training and len(x) > 2, marks=few))  # noqa: PLR2004
+        few = len(x) <= FEW or not of_training
+        traces.append(
+            line(
+                label,
+                x,
+                values,
+                series=place,
+                smooth=not few and not short.startswith(STEADY),
+                marks=few,
+            )
+        )  # noqa: PLR2004
         if pieces > 1:
             notes.append(f"Each point of {label} is the mean of {pieces} updates.")
         if gaps := values.count(None):

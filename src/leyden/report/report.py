@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from leyden.report import configuration, curves, data, summary
+from leyden.report import configuration, curves, data, prediction_figures, predictions, summary
 from leyden.report.page import Section, render_page, write_page
 from leyden.report.run_files import RunFiles
 
@@ -16,6 +16,8 @@ SECTIONS: Sequence[Callable[[RunFiles], Section | None]] = (
     summary.section,
     data.section,
     curves.section,
+    prediction_figures.section,
+    predictions.section,
     configuration.section,
 )
 

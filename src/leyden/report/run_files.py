@@ -35,6 +35,7 @@ class RunFiles:
         data: what the gates before training saw of the tables.
         predictions: one row per validation row, of the saved model.
         before: columns of the same rows, before training.
+        evaluation: as predictions, of the last evaluation, until the run has ended.
         resumes: when the run was gone on with, and what changed then.
         damaged: files that are there and cannot be read, with the reason.
     """
@@ -49,6 +50,7 @@ class RunFiles:
     data: Json | None = None
     predictions: pd.DataFrame | None = None
     before: pd.DataFrame | None = None
+    evaluation: pd.DataFrame | None = None
     resumes: Sequence[Json] = ()
     damaged: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,6 +84,7 @@ class RunFiles:
             part("data.json", _object),
             part("predictions.parquet", pd.read_parquet),
             part("before.parquet", pd.read_parquet),
+            part("evaluation.parquet", pd.read_parquet),
             part("resumes.jsonl", _objects) or (),
             damaged,
         )
@@ -96,9 +99,10 @@ class RunFiles:
         """Each logged number over the run: `step`, `samples`, `value`, by name; of a step told twice, the later one."""
         if self.metrics is None:
             return {}
+        latest = self.metrics.drop_duplicates(["name", "step"], keep="last")
         return {
-            str(name): rows.drop_duplicates("step", keep="last")[["step", "samples", "value"]].reset_index(drop=True)
-            for name, rows in self.metrics.groupby("name", sort=False)
+            str(name): rows[["step", "samples", "value"]].reset_index(drop=True)
+            for name, rows in latest.groupby("name", sort=False)
         }
 
     def setting(self, key: str, default: Any = None) -> Any:

@@ -59,6 +59,13 @@ class Measured:
     at: int | None
     verdict: str
 
+    @property
+    def change(self) -> float | None:
+        """From before training to the last evaluation; None where one of them is missing or not finite."""
+        if self.before is None or self.final is None or not math.isfinite(self.final - self.before):
+            return None
+        return self.final - self.before
+
 
 def section(run: RunFiles) -> Section:
     """What a reader wants to know first."""
@@ -131,8 +138,10 @@ def _best(values: Mapping[int, float], better: str | None) -> int | None:
 
 
 def _said(run: RunFiles, name: str) -> Any:
-    """A fact that both files may have; while a run goes on again, the manifest is of its earlier part."""
+    """A fact that both files may have; where they disagree on how it ended, the manifest is of an earlier part."""
     sources = [run.progress or {}, run.manifest or {}]
+    if sources[0].get("status") == sources[1].get("status"):
+        sources.reverse()
     return next((one[name] for one in sources if one.get(name) is not None), None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from leyden.training.settled import settled, settled_values, with_settled
 from leyden.training.start import keep_start
 from leyden.training.stopping import make_stops, why_stopped
 from leyden.training.trainer import make_trainer
+from leyden.training.weight_types import Loaded, choose_weights
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +118,10 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     L.seed_everything(settings.seed, workers=True, verbose=False)
     clock = time.perf_counter()
     kept = None if is_later_rank() else folder
-    backbone, dtype, attention = load_backbone(settings, material, kept)
+    asked, settings = settings.backbone.dtype, with_settled(settings, start[-1].settled) if start else settings
+    settings, loaded = choose_weights(settings, material, lambda wanted: Loaded(*load_backbone(wanted, material, kept)))
+    backbone, dtype, attention = loaded.backbone, replace(loaded.dtype, requested=asked), loaded.attention
     seconds = {"load weights": time.perf_counter() - clock}
-    settings = with_settled(settings, start[-1].settled) if start else settings
     settings, found, collator = settle(settings, material, backbone, attention, folder)
     data = make_data(settings, material, collator)
     epochs = epochs_of(data, settings.trainer, len(material.train.trees))

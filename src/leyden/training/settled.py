@@ -24,7 +24,7 @@ from leyden.training.module import FineTuner
 from leyden.training.prepare import Material
 from leyden.training.trainer import make_trainer
 
-FOUND = ("trainer.batch_size", "trainer.tokens_per_pass", "optimizer.learning_rate")
+FOUND = ("backbone.dtype", "trainer.batch_size", "trainer.tokens_per_pass", "optimizer.learning_rate")
 
 log = logging.getLogger(__name__)
 
@@ -119,17 +119,17 @@ def settled(
 
 
 def settled_values(settings: Settings) -> dict[str, Any]:
-    """The numbers that stand for every `auto` of a run, by key."""
-    groups = {"trainer": settings.trainer, "optimizer": settings.optimizer}
-    return {key: getattr(groups[key.split(".")[0]], key.split(".")[1]) for key in FOUND}
+    """What stands for every `auto` of a run, by key; `auto` still where the machine alone decides."""
+    keys = [key.split(".") for key in FOUND]
+    return {f"{group}.{name}": getattr(getattr(settings, group), name) for group, name in keys}
 
 
 def with_settled(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings with the numbers that an earlier part of the run has found, wherever they say `auto`."""
+    """The settings with what an earlier part of the run has found, wherever they say `auto`."""
     for key, value in values.items():
         group, name = key.split(".")
         part = getattr(settings, group)
-        if getattr(part, name) == "auto":
+        if getattr(part, name) == "auto" and value != "auto":
             log.info("%s=auto is %s, as before.", key, value)
             settings = settings.model_copy(update={group: part.model_copy(update={name: value})})
     return settings

@@ -33,11 +33,11 @@ leyden.charts = (() => {
   }
 
   /* Colours become what they are now; other text is shown as it is: plotly would read some tags in it. */
-  const SIGNS = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
+  const SIGNS = { "&": "&amp;", "<": "&lt;", ">": "&gt;", "%{": "%\u2060{" };
   function resolved(value, key) {
     if (typeof value === "string") {
       if (value.startsWith("var(--")) return leyden.color(value);
-      return key?.endsWith("template") ? value : value.replace(/[&<>]/g, (sign) => SIGNS[sign]);
+      return key?.endsWith("template") ? value : value.replace(/[&<>]|%\{/g, (sign) => SIGNS[sign]);
     }
     if (Array.isArray(value)) return value.every((one) => typeof one === "number") ? value : value.map((one) => resolved(one));
     if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, resolved(v, k)]));
@@ -50,7 +50,7 @@ leyden.charts = (() => {
       if (chart.hidden.has(place)) return;
       const one = resolved({ showlegend: false, ...trace });
       if (trace.meta?.smooth && weight > 0) {
-        found.push({ ...one, opacity: 0.25, hoverinfo: "skip", line: { ...one.line, width: 1, dash: "solid" } });
+        found.push({ ...one, opacity: leyden.dark() ? 0.45 : 0.3, hoverinfo: "skip", line: { ...one.line, width: 1, dash: "solid" } });
         one.y = smoothed(one.y, weight);
       }
       found.push(one);
@@ -62,17 +62,17 @@ leyden.charts = (() => {
   function layout(chart) {
     const own = resolved(chart.source.layout ?? {}), ink = leyden.color("var(--ink-soft)"), paper = leyden.color("var(--paper)");
     const base = {
-      automargin: true, gridcolor: leyden.color("var(--rule)"), linecolor: leyden.color("var(--rule)"),
+      gridcolor: leyden.color("var(--rule)"), linecolor: leyden.color("var(--rule)"),
       zerolinecolor: leyden.color("var(--rule-strong)"), tickcolor: leyden.color("var(--rule)"),
     };
     const axes = Object.fromEntries(
       Object.entries({ xaxis: {}, yaxis: {}, ...own }).filter(([name]) => AXIS.test(name)).map(([name, axis]) => {
         const title = typeof axis.title === "string" ? { text: axis.title } : axis.title;
-        return [name, { ...base, fixedrange: true, ...axis, title: { standoff: 10, font: { size: 12 }, ...title } }];
+        return [name, { ...base, fixedrange: true, automargin: name[0] === "y", exponentformat: "power", zeroline: name[0] === "y", ...axis, title: { standoff: 10, font: { size: 12 }, ...title } }];
       }),
     );
     return {
-      autosize: true, height: 300, margin: { l: 12, r: 12, t: 10, b: 8 }, hovermode: "x unified", dragmode: false,
+      autosize: true, height: 300, margin: { l: 12, r: 12, t: 10, b: 46 }, hovermode: "x unified", dragmode: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
       hoverlabel: { bgcolor: paper, bordercolor: leyden.color("var(--rule-strong)"), font: { color: leyden.color("var(--ink)") } },
