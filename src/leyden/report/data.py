@@ -67,7 +67,7 @@ def _lengths(lengths: Json) -> Markup:
     edges, limit, parts = lengths["edges"], lengths["limit"], lengths["parts"]
     usual = edges[1] - edges[0]
     drawn = [*edges[:-1], min(edges[-1], edges[-2] + 2 * usual)]  # the last bin may be many times as wide
-    traces, near = [], drawn[-1] > limit
+    traces, near = [], 2 * edges[-1] > limit
     for place, (name, part) in enumerate(parts.items()):
         whole = max(1, sum(part["counts"]))
         shares = [100 * count / whole for count in part["counts"]]
@@ -93,7 +93,7 @@ def _lengths(lengths: Json) -> Markup:
     title = f"Lengths of {lengths['of']}"
     return chart(
         figure_of(traces, x="tokens", y="% of the part", layout={
-            "xaxis": {"title": "tokens", "range": [0, max(drawn[-1], limit * 1.02 if near else 0)]},
+            "xaxis": {"title": "tokens", "range": [0, max(drawn[-1], limit * 1.04 if near else 0)]},
             "yaxis": {"title": "% of the part", "rangemode": "tozero"}, **(mark if near else {}),
         }),
         f"{title}: share of the samples over their tokens. {note}", title=title, note=note,
