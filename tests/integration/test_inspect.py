@@ -62,7 +62,9 @@ def test_an_inspection_writes_what_it_saw_and_builds_no_model(
     assert "train: 4 rows" in said
     assert "train: 4 rows" in shown.err
     assert str(run / "report.html") in shown.out
-    assert "Data" in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Looked at, not trained" in page
+    assert 'id="data"' in page
 
 
 def test_weights_that_cannot_be_read_are_not_missed(tmp_path: Path) -> None:
