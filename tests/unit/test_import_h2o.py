@@ -668,6 +668,7 @@ def test_what_leyden_does_not_have_is_named(place: Path, own_conf: Path, capsys:
     text = changed(CHAT, "training", optimizer="RMSprop", nonsense=1)
     tree = imported(changed(text, "prediction", num_history=9), own_conf)
     said = capsys.readouterr().out
+    assert "prediction.num_history=9: training does not read it; give it to predict.py with mode=chat" in said
     assert "prediction.metric='BLEU': there is no metric=bleu for causal_lm yet" in said
     assert "training.optimizer='RMSprop': there is no optimizer=rmsprop for causal_lm yet" in said
     assert tree["optimizer"]["_target_"] == "torch.optim.AdamW"

@@ -16,6 +16,7 @@ REMOTE = "true is H2O's default; Leyden runs no code of a checkpoint unless you 
 PARTS = "H2O has dropped it; the limit is that of the whole sample, tokenizer.max_length"
 PPO = "it belongs to reinforcement learning with a reward model, which H2O has dropped"
 NETWORK = "it asks a judge over the network; metric=perplexity needs neither network nor key"
+TALK = "training does not read it; give it to predict.py with mode=chat, as generation.num_history"
 BENCH = "H2O put 80 questions of its own in the place of the validation rows; Leyden judges your rows"
 PPO_KEYS = (
     "use_rlhf reward_model rollout_steps adaptive_kl_control full_kl_penalty initial_kl_coefficient kl_target "
@@ -153,8 +154,8 @@ _PREDICTION = (
       for key, spec, reader in (
           ("min_length_inference", "P4", read.whole), ("max_length_inference", "P5", read.whole),
           ("do_sample", "P7", read.flag), ("num_beams", "P8", read.whole), ("repetition_penalty", "P10", read.number),
-          ("stop_tokens", "P11", read.stop_strings), ("max_time", "X21", read.number),
-          ("num_history", "X22", read.whole))),
+          ("stop_tokens", "P11", read.stop_strings), ("max_time", "X21", read.number))),
+    Row("prediction.num_history", "X22", read.whole, problems=TEXTS, why=TALK),
     *(Row(f"prediction.{key}", spec, reader, f"generation.{key}", problems=TEXTS, needs=(when.SAMPLING,))
       for key, spec, reader in (
           ("temperature", "P9", read.number), ("top_k", "P12", read.whole), ("top_p", "P13", read.number))),
