@@ -134,7 +134,7 @@ def trial(settings: Settings, material: Material, loaded: Loaded, passes: Sequen
         clock, total, count = time.perf_counter(), 0.0, 0.0
         for part in passes:
             outcome = module.problem.compute(module, part)
-            outcome.loss.total.backward()  # type: ignore[no-untyped-call]
+            outcome.loss.total.backward()
             total, count = total + float(outcome.loss.total.detach()), count + float(outcome.loss.count)
         best, loss = min(best, time.perf_counter() - clock), total / count if count else math.nan
     weights = trained_weights(loaded.backbone).values()
