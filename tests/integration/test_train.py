@@ -142,9 +142,9 @@ def test_the_config_is_resolved_and_the_manifest_says_what_became_of_it(dpo_run:
     assert config["trainer"]["gradient_clip"] == 10.0
     manifest = json.loads((dpo_run.folder / "manifest.json").read_text())
     assert manifest["effective"]["backbone.attention_implementation"]["effective"] == "segments"
-    assert manifest["effective"]["backbone.dtype"] == {
-        "requested": "auto", "effective": "float32", "reason": "the device is a CPU",
-    }  # fmt: skip
+    dtype = manifest["effective"]["backbone.dtype"]
+    assert (dtype["requested"], dtype["effective"]) == ("auto", "float32")
+    assert dtype["reason"].startswith("the device is a CPU")
     assert manifest["reference"] == "adapter switched off"
     assert manifest["parameters"]["trained"] < manifest["parameters"]["all"]
 

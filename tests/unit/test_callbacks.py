@@ -14,8 +14,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from leyden.problem.metrics import Metric, perplexity
 from leyden.training import callbacks, progress
-from leyden.training.callbacks import History, Point, ProgressDisplay, peak_memory_gib
+from leyden.training.callbacks import History, Point, ProgressDisplay
 from leyden.training.progress import Bars, Display, Lines, Silence, make_display
+from leyden.training.used_memory import peak_memory_gib
 
 
 class Clock:

@@ -30,7 +30,7 @@ from leyden.artifacts.look import look
 from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
-from leyden.artifacts.preparation import announce, keep_description, prepared, with_seed
+from leyden.artifacts.preparation import announce, prepared, with_seed
 from leyden.artifacts.reporting import Reports
 from leyden.artifacts.run_log import RunLog
 from leyden.artifacts.summary import summary_of
@@ -117,9 +117,13 @@ def _train(settings: Settings, job_folder: Path | None) -> float:
             elif world_size(settings.trainer) > 1:
                 with where_to_go_on(folder):
                     run_workers(folder, seed, interrupts, goes_on=bool(start))
-                metric = kept_metric(folder, settings)
-                return math.nan if metric is None else metric
+                return known(kept_metric(folder, settings))
             return finish_job(settings, material, folder, seed, interrupts, start)
+
+
+def known(metric: float | None) -> float:
+    """A metric, NaN where it could not be read."""
+    return math.nan if metric is None else metric
 
 
 def finish_job(  # noqa: PLR0913, PLR0917
@@ -146,9 +150,7 @@ def finish_job(  # noqa: PLR0913, PLR0917
         Stopped: a signal has ended the training; results so far are written.
     """
     clock, verdict = time.perf_counter(), dict[str, Any]()
-    announce(material)
-    if not is_later_rank():
-        keep_description(material, settings, folder)
+    announce(material, settings, folder)
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
     config, reports = {**dump(settings), "resume": None}, Reports(folder.path, material, settings, seed)
     with reports.watching(), running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):

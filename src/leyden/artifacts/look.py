@@ -13,7 +13,7 @@ from typing import Any
 from leyden.artifacts.endings import disk_errors
 from leyden.artifacts.folder import RunFolder, created_folder, plan_folder
 from leyden.artifacts.manifest import write_json
-from leyden.artifacts.preparation import announce, keep_description, prepared, with_seed
+from leyden.artifacts.preparation import announce, prepared, with_seed
 from leyden.artifacts.run_log import RunLog
 from leyden.report.page import duration
 from leyden.report.report import write_report
@@ -51,8 +51,7 @@ def look(settings: Settings, job_folder: Path | None = None) -> float:
         material = stack.enter_context(prepared(settings, folder))
         stack.enter_context(created_folder(folder, settings, typed_overrides()))
         run_log.open(folder.log)
-        announce(material)
-        keep_description(material, settings, folder)
+        announce(material, settings, folder)
         write_report(folder.path)
         if settings.dry_run:
             found = estimate(try_run(settings, material, folder.path), material.train.fit.lengths.array)

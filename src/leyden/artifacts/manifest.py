@@ -25,10 +25,11 @@ from leyden.artifacts.effective import effective_values
 from leyden.artifacts.whole import write_whole
 from leyden.backbone.lora import base_location
 from leyden.settings.schema import Settings
-from leyden.training.callbacks import Point, peak_memory_gib
+from leyden.training.callbacks import Point
 from leyden.training.devices import world_size
 from leyden.training.outcome import Run
 from leyden.training.prepare import Material
+from leyden.training.used_memory import peak_memory_gib
 
 PACKAGES = (  # whatever can move a number or a file; those that are not there are left out
     "torch", "lightning", "transformers", "tokenizers", "peft", "safetensors", "gguf", "hydra-core", "omegaconf",

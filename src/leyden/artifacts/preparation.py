@@ -16,6 +16,7 @@ from leyden.artifacts.manifest import write_json
 from leyden.artifacts.run_log import say
 from leyden.settings.schema import Settings
 from leyden.training.data_description import describe_data
+from leyden.training.devices import is_later_rank
 from leyden.training.gates import blocks
 from leyden.training.prepare import Material, prepare
 
@@ -42,15 +43,12 @@ def prepared(settings: Settings, folder: RunFolder) -> Iterator[Material]:
         yield replace(material, checkpoint=replace(material.checkpoint, weights_root=folder.path / "base"))
 
 
-def announce(material: Material) -> None:
-    """Say what the gates before training counted, a block for each part, and what is odd."""
+def announce(material: Material, settings: Settings, folder: RunFolder) -> None:
+    """Say what the gates before training counted, a block for each part, and what is odd; write `data.json`."""
     for line in blocks(material.counts):
         log.info("%s", line)
     say(material.warnings)
-
-
-def keep_description(material: Material, settings: Settings, folder: RunFolder) -> None:
-    """Write `data.json`: what the run is trained on."""
-    clock = time.perf_counter()
-    write_json(folder.path / "data.json", describe_data(settings, material), indent=None)
-    material.seconds["describe the data"] = time.perf_counter() - clock
+    if not is_later_rank():
+        clock = time.perf_counter()
+        write_json(folder.path / "data.json", describe_data(settings, material), indent=None)
+        material.seconds["describe the data"] = time.perf_counter() - clock

@@ -17,11 +17,11 @@ from leyden.report.report import write_report
 from leyden.report.run_files import PROGRESS, RunFiles
 from leyden.settings.errors import LeydenError
 from leyden.settings.schema import Settings
-from leyden.training.callbacks import peak_memory_gib
 from leyden.training.devices import is_later_rank
 from leyden.training.interrupts import Stopped
 from leyden.training.outcome import Run
 from leyden.training.prepare import Material
+from leyden.training.used_memory import peak_memory_gib
 
 log = logging.getLogger(__name__)
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -21,6 +16,7 @@ from leyden.training.after_update import AfterUpdate
 from leyden.training.evaluation import Evaluation
 from leyden.training.module import FineTuner
 from leyden.training.progress import Display
+from leyden.training.used_memory import peak_memory_gib
 
 
 @dataclass(frozen=True)
@@ -220,33 +216,3 @@ def shared_tokens(history: History) -> str:
         f"{history.shared:,} of {every:,} training tokens ({history.shared / every:.0%}) were common beginnings of "
         "samples in one batch, which are computed once."
     )
-
-
-def peak_memory_gib() -> float:
-    """Most memory so far: of the device where it is a GPU, resident in this process where it is a CPU.
-
-    Linux counts it per program (VmHWM); `ru_maxrss` would start from the peak of the process that started this one.
-    """
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**30
-    if (found := _status("VmHWM")) is not None:
-        return found
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def resident_gib() -> float:
-    """Memory now, of the same kind as `peak_memory_gib`; where the system does not say, the peak."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.memory_allocated() / 2**30
-    found = _status("VmRSS")
-    return peak_memory_gib() if found is None else found
-
-
-def _status(name: str) -> float | None:
-    """What Linux says of this process's memory under a name, in GiB."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    found = re.search(rf"^{name}:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
-    return None if found is None else int(found[1]) / 2**20

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 from leyden.settings.errors import ConfigError
 from leyden.settings.training_groups import RANGE_START
 from leyden.training.after_update import AfterUpdate
-from leyden.training.callbacks import peak_memory_gib
 from leyden.training.module import FineTuner
 from leyden.training.update import trained_weights
+from leyden.training.used_memory import peak_memory_gib
 
 HIGHEST, UPDATES = 1.0, 60  # of the range test
 SMOOTHING = 0.9

@@ -23,7 +23,6 @@ from leyden.settings.schema import Settings
 from leyden.settings.training_groups import RANGE_START
 from leyden.training.after_update import AfterUpdate
 from leyden.training.assembly import load_backbone, make_answerer, make_data, make_module, reads_texts
-from leyden.training.callbacks import peak_memory_gib, resident_gib
 from leyden.training.evaluation import due_updates
 from leyden.training.finders import memory_gib
 from leyden.training.measurements import Trial, Weights
@@ -36,6 +35,7 @@ from leyden.training.reference_scores import ReferenceScores, plan_scores
 from leyden.training.run import epochs_of, settle
 from leyden.training.trainer import make_trainer
 from leyden.training.update import trained_weights
+from leyden.training.used_memory import peak_memory_gib, resident_gib
 
 USUAL = 3  # updates of batches as they come
 ANSWERED = 8  # validation samples that are answered, where the run will answer all

@@ -88,7 +88,7 @@ def choose_weights(
         narrow_trial = trial(narrow, material, other, batch)
     fits, why = verdict(wide_trial, narrow_trial)
     name: Literal["float32", "bfloat16"] = "bfloat16" if fits else "float32"
-    log.info("backbone.dtype=auto is %s: %s.", name, why)
+    log.info("backbone.dtype=auto is %s: %s. To repeat this run elsewhere, write the type.", name, why)
     chosen = replace(other if fits else loaded, dtype=Chosen("auto", name, why))
     del loaded, other
     gc.collect()  # the weights that were not chosen
