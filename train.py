@@ -20,8 +20,7 @@ def main(config: DictConfig) -> float | None:
     from leyden.artifacts.job import run_job  # late: neither --help nor a refused config waits for torch
 
     with reported_faults(debug=config.debug):
-        job = job_folder()
-        return recorded(config, lambda: run_job(read(continued(config, typed_overrides(), job)), job))
+        return recorded(config, lambda: run_job(read(continued(config, typed_overrides(), job_folder())), job_folder()))
     return None
 
 

@@ -75,10 +75,9 @@ def run_job(settings: Settings, job_folder: Path | None = None) -> float:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
     others, interrupts = meeting(), Interrupts()
-    asked_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
     goes_on = settings.resume is not None and (folder.path / CONFIG).exists()
-    seed = requested_seed(folder, settings) if goes_on else asked_seed
+    seed, settings = requested_seed(folder, settings, goes_on=goes_on), with_seed(settings)
     with (
         disk_errors(folder.path),
         interrupts.listening(),
