@@ -122,9 +122,9 @@ def sent_before(folder: Path) -> frozenset[tuple[int, str]]:
     return frozenset((int(step), name) for step, _, name, _ in rows)
 
 
-def requested_seed(folder: RunFolder, settings: Settings) -> int:
+def requested_seed(folder: RunFolder, settings: Settings, *, goes_on: bool) -> int:
     """The seed that a run was begun with: -1 where the one in its config was drawn."""
-    return -1 if typed_in(folder.path / CONFIG).get("seed") == "seed=-1" else settings.seed
+    return -1 if goes_on and typed_in(folder.path / CONFIG).get("seed") == "seed=-1" else settings.seed
 
 
 def resumes(folder: Path) -> list[dict[str, Any]]:

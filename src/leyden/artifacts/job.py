@@ -82,10 +82,9 @@ def _train(settings: Settings, job_folder: Path | None) -> float:
         Stopped: a signal has ended it; what was trained is in a checkpoint.
     """
     others, interrupts, terse = meeting(), Interrupts(), settings.trainer.progress == "none"
-    asked_seed, settings = settings.seed, with_seed(settings)
     folder = plan_folder(settings, job_folder)
     goes_on = settings.resume is not None and (folder.path / CONFIG).exists() and not is_look(folder.path)
-    seed = requested_seed(folder, settings) if goes_on else asked_seed
+    seed, settings = requested_seed(folder, settings, goes_on=goes_on), with_seed(settings)
     with (
         disk_errors(folder.path),
         interrupts.listening(),
