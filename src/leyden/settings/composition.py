@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -52,6 +54,18 @@ def compose_config(
                 if not refused:
                     return None, faults
                 remaining = [text for text in remaining if text not in refused]
+
+
+@contextmanager
+def outside_of_the_job() -> Iterator[None]:
+    """Let a config be composed while a job of Hydra runs, which knows one at a time; the job then has its own again."""
+    instance = GlobalHydra.instance()
+    running = instance.hydra
+    instance.hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running  # what composes may have put another instance there
 
 
 def search_space(name: str, overrides: Sequence[str], folder: Path, extra: Path | None = None) -> list[str]:
