@@ -13,7 +13,7 @@ from typing import Any
 
 from leyden.report.page import Section, fill
 from leyden.report.run_files import Json, RunFiles
-from leyden.settings.composition import compose_config, outside_of_the_job
+from leyden.settings.composition import compose_config
 from leyden.settings.config_files import flat
 from leyden.settings.overrides import is_group
 from leyden.settings.read import dump, validate
@@ -114,8 +114,7 @@ def _defaults(typed: tuple[str, ...]) -> tuple[Flat, Flat] | str:
     """The settings without any override, and with the choices of a command line alone; or why they are not known."""
     made: list[Flat] = []
     for overrides in ([], [text for text in typed if _is_choice(text)]):
-        with outside_of_the_job():
-            config, faults = compose_config("train", overrides, CONFIG_DIR)
+        config, faults = compose_config("train", overrides, CONFIG_DIR)
         settings, refused = (None, {}) if config is None else validate(config, Settings)
         if settings is None or faults:
             return " ".join([*faults, *refused.values()])

@@ -42,7 +42,7 @@ def compose_config(
     folders = [folder.absolute(), *([extra.absolute()] if extra else [])]
     main = next((place for place in folders if (place / f"{name}.yaml").is_file()), folder.absolute())
     search = [f"hydra.searchpath=[file://{place}]" for place in folders if place != main]
-    with initialize_config_dir(str(main), version_base="1.3"):
+    with _apart(), initialize_config_dir(str(main), version_base="1.3"):
         while True:
             try:
                 if folders == [main]:
@@ -57,15 +57,14 @@ def compose_config(
 
 
 @contextmanager
-def outside_of_the_job() -> Iterator[None]:
-    """Let a config be composed while a job of Hydra runs, which knows one at a time; the job then has its own again."""
-    instance = GlobalHydra.instance()
-    running = instance.hydra
-    instance.hydra = None
+def _apart() -> Iterator[None]:
+    """Let Hydra compose while it runs a job: it would refuse, as it has one configuration at a time."""
+    one = GlobalHydra.instance()
+    outer, one.hydra = one.hydra, None
     try:
         yield
     finally:
-        GlobalHydra.instance().hydra = running  # what composes may have put another instance there
+        GlobalHydra.instance().hydra = outer  # composing may have put another instance there
 
 
 def search_space(name: str, overrides: Sequence[str], folder: Path, extra: Path | None = None) -> list[str]:
