@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +42,7 @@ def compose_config(
     folders = [folder.absolute(), *([extra.absolute()] if extra else [])]
     main = next((place for place in folders if (place / f"{name}.yaml").is_file()), folder.absolute())
     search = [f"hydra.searchpath=[file://{place}]" for place in folders if place != main]
-    with initialize_config_dir(str(main), version_base="1.3"):
+    with _alone(), initialize_config_dir(str(main), version_base="1.3"):
         while True:
             try:
                 if folders == [main]:
@@ -64,7 +66,7 @@ def search_space(name: str, overrides: Sequence[str], folder: Path, extra: Path 
         extra: a second folder to search.
     """
     search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
-    with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
+    with _alone(), initialize_config_dir(str(folder.absolute()), version_base="1.3"):
         try:
             config = compose(name, [*overrides, *search], return_hydra_config=True)
         except UNFIT:
@@ -150,3 +152,14 @@ def _refused(message: str, overrides: Sequence[str]) -> list[str]:
 
 def _line(error: BaseException) -> str:
     return str(error).splitlines()[0].rstrip(".")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Put what Hydra holds for the job at hand aside; it composes for one at a time."""
+    there = GlobalHydra.instance()
+    held, there.hydra = there.hydra, None
+    try:
+        yield
+    finally:
+        there.hydra = held
