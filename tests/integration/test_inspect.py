@@ -147,15 +147,11 @@ def test_a_look_is_a_matter_of_one_process() -> None:
 
 
 def test_the_next_command_is_the_same_one_with_a_training(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "my run")
-    said = last_words(
-        folder, folder.path / "report.html", ["problem=dpo", "mode=inspect", "dataset.text_prompt_start='a b'"]
-    )
+    folder, page = RunFolder(tmp_path / "my run"), tmp_path / "my run" / "report.html"
+    said = last_words(folder, page, ["problem=dpo", "mode=inspect", "dataset.text_prompt_start='a b'"])
     assert said.endswith("Next: python train.py problem=dpo 'dataset.text_prompt_start='\"'\"'a b'\"'\"'' "
                          "'experiment_name=my run'")  # fmt: skip
-    assert last_words(folder, folder.path / "report.html", ["+mode=inspect", "experiment_name=x"]).endswith(
-        "train.py experiment_name=x"
-    )
+    assert last_words(folder, page, ["+mode=inspect", "experiment_name=x"]).endswith("train.py experiment_name=x")
 
 
 @pytest.mark.parametrize("problem", ["dpo", "classification"])
