@@ -81,6 +81,21 @@ def test_ids_as_texts_chain(tmp_path: Path) -> None:
     assert data["fields"][data["conversation"]["system"]]["cells"][0] == "S"
 
 
+def test_lists_of_messages_are_known_by_the_columns_they_became(tmp_path: Path) -> None:
+    """The settings name the lists, which are not in the table any more; what they were read into is."""
+    columns = {
+        "system": ["S", ""], "prompt": ["one", "two"], "answer": ["1", "2"], "id": ["1-1", "1-2"],
+        "parent_id": ["", "1-1"], "prompt_text": ["", "shown"], "target": ["1", "2"], "loss": [None, 1.0],
+    }  # fmt: skip
+    dataset = {"format": "messages", "prompt_column": "instruction", "id_column": None, "messages_column": "messages"}
+    run = run_folder(tmp_path, columns, **dataset)
+    predictions = table_of(run)
+    assert (predictions.prompts, predictions.earlier) == (["one", "two"], [[], [0]])
+    data = data_in(section_of(run).body)
+    assert data["fields"][data["conversation"]["system"]]["cells"] == ["S", ""]
+    assert [data["fields"][place]["title"] for place in data["others"]] == ["id", "parent_id"]
+
+
 def test_rows_of_before_stand_beside_the_same_rows(tmp_path: Path) -> None:
     columns = {**own(3), "target": list("abc"), "prediction": ["a", "x", "c"], "loss": [1.0, 2.0, 3.0]}
     before = {"prediction": ["q", "x", None], "loss": [4.0, 2.5, None]}

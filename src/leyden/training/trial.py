@@ -38,7 +38,7 @@ from leyden.training.update import trained_weights
 from leyden.training.used_memory import peak_memory_gib, resident_gib
 
 USUAL = 3  # updates of batches as they come
-ANSWERED = 8  # validation samples that are answered, where the run will answer all
+ANSWERED = 4  # validation samples that are answered, where the run will answer all
 
 
 def try_run(settings: Settings, material: Material, folder: Path) -> Trial:
