@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from tests.conftest import RunCli
 from tests.effects.small_runs import CONF, settings_of, trained
 
 from leyden.artifacts.folder import RunFolder
@@ -62,7 +63,9 @@ def test_an_inspection_writes_what_it_saw_and_builds_no_model(
     assert "train: 4 rows" in said
     assert "train: 4 rows" in shown.err
     assert str(run / "report.html") in shown.out
-    assert "Data" in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Looked at, not trained" in page
+    assert 'id="data"' in page
 
 
 def test_weights_that_cannot_be_read_are_not_missed(tmp_path: Path) -> None:
@@ -144,11 +147,11 @@ def test_a_look_is_a_matter_of_one_process() -> None:
 
 
 def test_the_next_command_is_the_same_one_with_a_training(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "my run")
-    said = last_words(folder, ["problem=dpo", "mode=inspect", "dataset.text_prompt_start='a b'"])
+    folder, page = RunFolder(tmp_path / "my run"), tmp_path / "my run" / "report.html"
+    said = last_words(folder, page, ["problem=dpo", "mode=inspect", "dataset.text_prompt_start='a b'"])
     assert said.endswith("Next: python train.py problem=dpo 'dataset.text_prompt_start='\"'\"'a b'\"'\"'' "
                          "'experiment_name=my run'")  # fmt: skip
-    assert last_words(folder, ["+mode=inspect", "experiment_name=x"]).endswith("train.py experiment_name=x")
+    assert last_words(folder, page, ["+mode=inspect", "experiment_name=x"]).endswith("train.py experiment_name=x")
 
 
 @pytest.mark.parametrize("problem", ["dpo", "classification"])
@@ -189,3 +192,14 @@ def test_a_dry_run_tries_the_longest_batch(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "run" / "dry_run.json").read_text(encoding="utf-8"))
     data = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))
     assert found["measured"]["tokens of the largest pass"] == data["lengths"][0]["parts"]["train"]["longest"]
+
+
+def test_the_command_says_where_the_page_is_and_what_to_type_next(run_here: RunCli, tmp_path: Path) -> None:
+    done = run_here(["train.py", "backbone=tiny", "problem=dpo", "mode=inspect", f"output_directory={tmp_path}"])
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.iterdir()
+    assert {file.name for file in run.iterdir()} == LOOK
+    page = run / "report.html"
+    assert f"The data check is in {page}. Nothing was trained. Next: python train.py backbone=tiny" in done.stdout
+    assert done.stdout.strip().endswith(f"experiment_name={run.name}")
+    assert 'id="configuration"' in page.read_text(encoding="utf-8")  # composed inside of Hydra's own job

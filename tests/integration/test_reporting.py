@@ -15,8 +15,10 @@ from tests.integration.stopped_runs import run, stop_after, stopped
 from leyden.artifacts import reporting
 from leyden.artifacts.job import run_job
 from leyden.artifacts.reporting import ended_without_a_word
-from leyden.report.report import write_report
-from leyden.report.run_files import PROGRESS
+from leyden.report import configuration, report, summary
+from leyden.report.page import Section
+from leyden.report.report import SectionError, write_report
+from leyden.report.run_files import PROGRESS, RunFiles
 from leyden.settings.errors import MetricError, TrainingError
 from leyden.training.checkpoints import Checkpoints
 
@@ -144,6 +146,23 @@ def test_a_fault_of_the_page_is_one_warning_and_the_run_goes_on(
     assert not (tmp_path / "run" / "report.html").exists()
 
 
+def test_a_section_that_fails_is_named_and_the_others_are_there(
+    preference_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: RunFiles) -> Section:
+        raise ZeroDivisionError("<planted>")
+
+    broken.__module__ = "leyden.report.curves"
+    folder = shutil.copytree(preference_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "model"))
+    monkeypatch.setattr(report, "SECTIONS", [summary.section, broken, configuration.section])
+    with pytest.raises(SectionError, match="curves: ZeroDivisionError: <planted>"):
+        write_report(folder)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "This part could not be made (ZeroDivisionError: &lt;planted&gt;)" in page
+    assert "12 of 12 updates" in page
+    assert "What differs from the defaults" in page
+
+
 def test_processes_that_end_without_a_word_leave_no_page_that_says_running(
     preference_run: Path, tmp_path: Path
 ) -> None:
@@ -160,8 +179,6 @@ def test_processes_that_end_without_a_word_leave_no_page_that_says_running(
 
 
 def test_the_memory_of_each_update_is_logged(preference_run: Path) -> None:
-    from leyden.report.run_files import RunFiles
-
     memory = RunFiles.read(preference_run).series["train/peak_memory_gib"]
     assert memory["step"].tolist() == list(range(1, 13))
     assert memory["value"].is_monotonic_increasing

@@ -64,7 +64,7 @@ def test_the_run_folder_holds_what_the_design_says(dpo_run: SimpleNamespace) -> 
     names = {path.name for path in dpo_run.folder.iterdir()}
     assert names == {
         "config.yaml", "manifest.json", "metrics.csv", "results.json", "predictions.parquet", "predictions.csv",
-        "checkpoints", "model", "train.log", ".lock", "data.json", "progress.json", "report.html", "before.parquet",
+        "checkpoints", "model", "train.log", ".lock", "data.json", "before.parquet", "progress.json", "report.html",
     }  # fmt: skip
     assert {path.name for path in dpo_run.root.iterdir()} == {"run"}, "something was written outside the run folder"
     assert (dpo_run.folder / "model" / "adapter_model.safetensors").is_file()

@@ -53,13 +53,13 @@ def look(settings: Settings, job_folder: Path | None = None) -> float:
         run_log.open(folder.log)
         announce(material)
         keep_description(material, settings, folder)
-        write_report(folder.path)
+        page = _page(folder)
         if settings.dry_run:
             found = estimate(try_run(settings, material, folder.path), material.train.fit.lengths.array)
             write_json(folder.path / "dry_run.json", found)
             for line in told(found):
                 print(line)
-    print(last_words(folder, typed_overrides()))
+    print(last_words(folder, page, typed_overrides()))
     return math.nan
 
 
@@ -92,15 +92,25 @@ def told(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {line['setting']}={plain(line['to'])} (now {plain(line['now'])}): {saved}{line['note']}."
 
 
-def last_words(folder: RunFolder, typed: Iterable[str]) -> str:
+def _page(folder: RunFolder) -> Path:
+    """Where the page is; one that cannot be written is a warning, and what was seen is in data.json."""
+    try:
+        return write_report(folder.path)
+    except Exception as error:  # of any kind: a page is never worth a look
+        log.warning("The report could not be written (%s: %s).", type(error).__name__, error)
+        return folder.path / "data.json"
+
+
+def last_words(folder: RunFolder, page: Path, typed: Iterable[str]) -> str:
     """Where things are, and the command that trains.
 
     Args:
         folder: that was written into.
+        page: with what was seen.
         typed: the overrides of the command line.
     """
     words = [text for key, text in by_key(typed).items() if key not in LOOKING]
     if "experiment_name" not in by_key(typed):
         words.append(f"experiment_name={folder.path.name}")
     command = " ".join(shlex.quote(word) for word in ["python", "train.py", *words])
-    return f"The data check is in {folder.path / 'report.html'}. Nothing was trained. Next: {command}"
+    return f"The data check is in {page}. Nothing was trained. Next: {command}"

@@ -69,7 +69,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _drawn(
+def _drawn(  # noqa: PLR0913
     run: RunFiles, names: Sequence[str], *, title: str, y: str, note: str = "", axis: Mapping[str, Any] = PLAIN
 ) -> Iterator[Markup]:
     """One chart of some logged numbers, of those that there are."""

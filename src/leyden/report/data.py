@@ -67,7 +67,7 @@ def _lengths(lengths: Json) -> Markup:
     edges, limit, parts = lengths["edges"], lengths["limit"], lengths["parts"]
     usual = edges[1] - edges[0]
     drawn = [*edges[:-1], min(edges[-1], edges[-2] + 2 * usual)]  # the last bin may be many times as wide
-    traces, near = [], drawn[-1] > limit
+    traces, near = [], 2 * edges[-1] > limit
     for place, (name, part) in enumerate(parts.items()):
         whole = max(1, sum(part["counts"]))
         shares = [100 * count / whole for count in part["counts"]]
@@ -93,7 +93,7 @@ def _lengths(lengths: Json) -> Markup:
     title = f"Lengths of {lengths['of']}"
     return chart(
         figure_of(traces, x="tokens", y="% of the part", layout={
-            "xaxis": {"title": "tokens", "range": [0, max(drawn[-1], limit * 1.02 if near else 0)]},
+            "xaxis": {"title": "tokens", "range": [0, max(drawn[-1], limit * 1.04 if near else 0)]},
             "yaxis": {"title": "% of the part", "rangemode": "tozero"}, **(mark if near else {}),
         }),
         f"{title}: share of the samples over their tokens. {note}", title=title, note=note,
@@ -120,7 +120,7 @@ def _balance(balance: Mapping[str, Mapping[str, int]]) -> Markup:
         }
         for place, (part, counts) in enumerate(balance.items())
     ]  # fmt: skip
-    counts = [count for _, *values in rows for count in values[:1]]
+    counts = list(next(iter(balance.values())).values())
     note = f"{len(names)} labels; in {_part(next(iter(balance)))} from {min(counts):,} to {max(counts):,} rows."
     height = ROOM + BAR * len(names) * len(traces)
     layout = {
@@ -162,7 +162,7 @@ def _sample(sample: Json) -> dict[str, Any]:
         "weight": sample["weight"],
         "labels": sample["labels"] or {},
         "parts": list(shown_parts(sample)) if sample["tokens"] else [],
-        "unlike": bool(pair) and pair["alike"] < ALIKE,
+        "unlike": pair is not None and pair["alike"] < ALIKE,
         "pair": [(title, list(shown_parts(view))) for title, view in _sides(sample).items()],
     }
 

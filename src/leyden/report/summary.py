@@ -17,6 +17,7 @@ SHOWN = {  # status: how it is said, and the colour of that
     "done": ("Done", "good"),
     "stopped": ("Stopped", "warn"),
     "failed": ("Failed", "bad"),
+    "looked at": ("Looked at, not trained", ""),
 }
 BETTER = {"loss": "min", "preference_accuracy": "max", "reward_margin": "max"}  # those that no setting chooses
 TOTALS = ("rows", "samples", "tokens", "tokens to predict", "share of tokens to predict", "labels to predict",
@@ -96,8 +97,10 @@ def described(run: RunFiles) -> str:
 
 
 def status_of(run: RunFiles) -> str:
-    """How it is with a run: running, stopped, failed, done; empty where no file says so."""
+    """How it is with a run: running, stopped, failed, done, looked at; empty where no file says so."""
     found = (run.progress or run.manifest or {}).get("status")
+    if found is None and (run.setting("mode") == "inspect" or run.setting("dry_run") is True):
+        return "looked at"
     return str(found or "")
 
 

@@ -64,7 +64,7 @@ def _apart() -> Iterator[None]:
     try:
         yield
     finally:
-        one.hydra = outer
+        GlobalHydra.instance().hydra = outer  # composing may have put another instance there
 
 
 def search_space(name: str, overrides: Sequence[str], folder: Path, extra: Path | None = None) -> list[str]:

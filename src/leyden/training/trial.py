@@ -38,7 +38,7 @@ from leyden.training.trainer import make_trainer
 from leyden.training.update import trained_weights
 
 USUAL = 3  # updates of batches as they come
-ANSWERED = 8  # validation samples that are answered, where the run will answer all
+ANSWERED = 4  # validation samples that are answered, where the run will answer all
 
 
 def try_run(settings: Settings, material: Material, folder: Path) -> Trial:
