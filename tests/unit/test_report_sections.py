@@ -101,7 +101,6 @@ def test_what_was_cut_and_dropped_stands_out_and_what_was_not_is_named(tmp_path:
     said = text_of(body)
     assert "rows 1,200 7" in said
     assert "answers cut off 3 0" in said
-    assert "25.0% –" in said
     assert body.count('class="number lost"') == 1
     assert "Looked for and not found rows of weight 0." in said
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -14,6 +15,8 @@ from leyden.report.run_files import RunFiles
 
 FEW = 2  # points, which are shown as such
 MOST_POINTS = 1500  # of a curve; a longer one is drawn as means over equal pieces
+PLAIN: Mapping[str, Any] = {}
+FROM_ZERO: Mapping[str, Any] = {"rangemode": "tozero"}
 STEADY = ("learning rate", "peak memory")  # nothing in them is noise
 TRAIN, VALIDATION = "train/", "validation/"
 OWN = {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "peak_memory_gib"}  # drawn by name, below
@@ -66,7 +69,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _drawn(run: RunFiles, names: Sequence[str], *, title: str, y: str, note: str = "") -> Iterator[Markup]:
+def _drawn(
+    run: RunFiles, names: Sequence[str], *, title: str, y: str, note: str = "", axis: Mapping[str, Any] = PLAIN
+) -> Iterator[Markup]:
     """One chart of some logged numbers, of those that there are."""
     traces, notes, told = [], [note] if note else [], []
     present = [name for name in names if name in run.series]
@@ -95,7 +100,7 @@ def _drawn(run: RunFiles, names: Sequence[str], *, title: str, y: str, note: str
         if known:
             told.append(f"{label} from {number(known[0])} to {number(known[-1])} over {len(known)} points")
     if traces:
-        figure = figure_of(traces, x="update", y=y)
+        figure = figure_of(traces, x="update", layout={"yaxis": {"title": y, **axis}})
         yield chart(figure, f"{title} over updates: {'; '.join(told) or 'no finite value'}.", title=title,
                     note=" ".join(notes))  # fmt: skip
 
@@ -136,13 +141,18 @@ def _others(run: RunFiles) -> Iterator[Markup]:
 def _machine(run: RunFiles) -> Iterator[Markup]:
     """Rates, gradients, speed and memory."""
     rates = [name for name in run.series if name.startswith("train/learning_rate")]
-    yield from _drawn(run, rates, title="Learning rate", y="rate")
+    yield from _drawn(run, rates, title="Learning rate", y="rate", axis={"tickformat": ".3~g"})
     clip = run.setting("trainer.gradient_clip")
     note = (
         f"Before clipping; trainer.gradient_clip={number(clip)} is the most that reaches the weights." if clip else ""
     )
     yield from _drawn(run, ["train/grad_norm"], title="Gradient norm", y="norm", note=note)
-    yield from _drawn(run, ["train/tokens_per_second"], title="Throughput", y="tokens per second")
+    yield from _drawn(run, ["train/tokens_per_second"], title="Throughput", y="tokens per second", axis=FROM_ZERO)
     yield from _drawn(
-        run, ["train/peak_memory_gib"], title="Peak memory", y="GiB", note="The most so far, of the first process."
+        run,
+        ["train/peak_memory_gib"],
+        title="Peak memory",
+        y="GiB",
+        note="The most so far, of the first process.",
+        axis=FROM_ZERO,
     )

@@ -21,6 +21,7 @@ SHOWN = {  # status: how it is said, and the colour of that
 BETTER = {"loss": "min", "preference_accuracy": "max", "reward_margin": "max"}  # those that no setting chooses
 TOTALS = ("rows", "samples", "tokens", "tokens to predict", "share of tokens to predict", "labels to predict",
           "answers", "answers ended by a stop token")  # fmt: skip
+SHOWN_TOTALS = TOTALS[:4]
 SMALL = 1e-9  # a change of less, as a share, is none
 
 
@@ -208,11 +209,11 @@ def _parts(run: RunFiles) -> list[str]:
 
 
 def _counts(run: RunFiles) -> list[tuple[str, list[Any], bool]]:
-    """What the gates counted: totals, then all that is not 0: what was cut, dropped, repeated, shared."""
+    """What the gates counted: a few totals, then all that is not 0: what was cut, dropped, repeated, shared."""
     counts = _said(run, "counts") or {}
     names = list(dict.fromkeys(name for part in counts.values() for name in part))
     rows = [(name, [_cell(name, part.get(name)) for part in counts.values()]) for name in names]
-    totals = [(name, cells, False) for name, cells in rows if name in TOTALS]
+    totals = [(name, cells, False) for name, cells in rows if name in SHOWN_TOTALS]
     lost = [
         (name, cells, True) for name, cells in rows if name not in TOTALS and any(c not in ("0", "–") for c in cells)
     ]
