@@ -153,9 +153,8 @@ def finish_job(  # noqa: PLR0913, PLR0917
     trackers = [] if is_later_rank() else make_trackers(settings.logger, place_of(settings, material, folder.path))
     config, reports = {**dump(settings), "resume": None}, Reports(folder.path, material, settings, seed)
     with reports.watching(), running(trackers, config), where_to_go_on(folder), disk_errors(folder.path):
-        loggers = [MetricsFile(folder.path / "metrics.csv"), *trackers]
-        export, frame = partial(_export, material, settings), (loggers, folder.path)
-        run = fit(settings, material, *frame, export, reports.evaluated, interrupts=interrupts, start=start)
+        frame = [MetricsFile(folder.path / "metrics.csv"), *trackers], folder.path, partial(_export, material, settings)
+        run = fit(settings, material, *frame, reports.evaluated, interrupts=interrupts, start=start)
         results, settings = results_of(run), run.settings
         write = partial(_write_manifest, settings, material, run, seed, folder)
         if run.stopped is not None:

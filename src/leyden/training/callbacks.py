@@ -171,16 +171,8 @@ class ProgressDisplay(AfterUpdate):
         values, metric = self.history.latest, self.history.metric.name
         points = self.history.points
         evaluated = {metric: points[-1].metrics[f"validation/{metric}"]} if points else {}
-        self.display.advance(
-            1,
-            {
-                "loss": values["train/loss"],
-                **evaluated,
-                "lr": values["train/learning_rate"],
-                "tokens/s": values["train/tokens_per_second"],
-                "peak GiB": peak_memory_gib(),
-            },
-        )
+        rates = {"lr": values["train/learning_rate"], "tokens/s": values["train/tokens_per_second"]}
+        self.display.advance(1, {"loss": values["train/loss"], **evaluated, **rates, "peak GiB": peak_memory_gib()})
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the phase of an evaluation, before or after the training; inside it the bar just waits."""
