@@ -110,7 +110,7 @@ def test_preference_tuning_runs_and_what_it_says_of_the_start_is_so(run_notebook
     assert before["validation/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert before["validation/preference_accuracy"] == 0
     assert before["validation/reward_margin"] == 0
-    assert list(shown["curves"].columns) == names["PAIR_METRICS"]
+    assert list(shown["curves"].columns) == [*names["COMMON"], "chosen_logp", "rejected_logp"]
     assert len(shown["evaluations"]) == 5, "before the training, and after each quarter"
     gaps = shown["gap"]
     assert list(gaps.columns.get_level_values(0).unique()) == ["pairs", "pairs-too-long"]
