@@ -13,12 +13,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from tests.integration.documented_commands import ROWS, commands_of, make_tables, tables_of
 
 from leyden import compare
 from leyden.artifacts.job import run_job
 from leyden.settings.composition import compose_config
 from leyden.settings.read import read
-from tests.integration.documented_commands import ROWS, commands_of, make_tables, tables_of
 
 Cli = Callable[..., "CompletedProcess[str]"]
 
@@ -149,7 +149,7 @@ def test_every_command_is_run_or_said_not_to_be(commands: list[list[str]]) -> No
 
 
 def small_run(words: list[str], tables: dict[str, str], folder: Path) -> Path:
-    """Run a command that trains on the tiny backbone; a table that a page shows is that of the page, row by row again."""
+    """Run a command that trains on the tiny backbone; a table that a page shows is that one, its rows repeated."""
     make_tables(words, folder)
     for name, text in tables.items():
         header, *rows = text.splitlines()

@@ -63,7 +63,7 @@ def test_a_cell_is_run_as_in_a_kernel() -> None:
 
 @pytest.fixture
 def run_notebook(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> RunNotebook:
-    """Run the cells of a notebook on the tiny backbone, with a new folder for its runs; gives its names and what it shows."""
+    """Run the cells of a notebook on the tiny backbone, its runs in a new folder; gives its names and what it shows."""
 
     def run(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         notebook = project_root / "notebooks" / f"{name}.ipynb"
@@ -92,9 +92,7 @@ def test_every_notebook_is_run_by_a_test() -> None:
     assert run == {notebook.stem for notebook in NOTEBOOKS}
 
 
-def test_first_fine_tuning_runs(
-    run_notebook: RunNotebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_first_fine_tuning_runs(run_notebook: RunNotebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names, shown = run_notebook("first_fine_tuning")
     assert list(shown["results"].columns) == ["before", "final"]
     assert isinstance(shown["metrics"], pd.DataFrame)

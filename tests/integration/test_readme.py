@@ -19,6 +19,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from tests.integration.documented_commands import make_tables
 
 from leyden.artifacts.job import run_job
 from leyden.settings.command import Entry, check_command
@@ -28,7 +29,6 @@ from leyden.settings.read import read
 from leyden.settings.read_export import compose_export, read_export
 from leyden.settings.read_predict import read_predict
 from leyden.settings.schema import PredictSettings, Settings
-from tests.integration.documented_commands import make_tables
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Blocks = Callable[..., list[str]]
