@@ -34,7 +34,7 @@ COMPOSED = {
     "trainer=deepspeed_zero2": "it needs two GPUs",
     "trainer=ddp": "two processes: test_processes.py",
     "trainer=fsdp": "two processes: test_fsdp.py",
-    "-m ": "many runs: test_sweeps.py, and with processes test_processes.py",
+    " -m ": "many runs: test_sweeps.py, and with processes test_processes.py",
     "sweep=dpo": "many runs: test_sweeps.py",
     "--cfg job": "it prints settings and runs nothing",
     "resume=": "it needs a run that was stopped: test_resume.py",
@@ -50,10 +50,7 @@ ELSEWHERE = {
     "outputs/mine": "test_readme.py, the first screen",
     "experiment_name=mine": "test_readme.py, the first screen",
     "experiment_name=first": "test_notebooks.py",
-    "run=outputs/first": "test_notebooks.py",
     "experiment_name=pairs": "test_notebooks.py",
-    "outputs/pairs": "test_notebooks.py; the page and the chat of two runs: the tutorial",
-    "outputs/garden": "test_notebooks.py; the chat: the tutorial",
     "experiment_name=garden": "test_notebooks.py",
     "outputs/NAME": "the same words with another name: the tutorial, test_predict.py, test_chat.py",
 }  # fmt: skip
@@ -61,8 +58,8 @@ ELSEWHERE = {
 
 def reasons(words: list[str]) -> list[str]:
     """The words of a command that say why it is not run here."""
-    line = " ".join(words) + " "
-    return [part for part in {**COMPOSED, **ELSEWHERE} if f" {part}" in f" {line}" or ("/" in part and part in line)]
+    line = " ".join(words)
+    return [part for part in {**COMPOSED, **ELSEWHERE} if part in line]
 
 
 @pytest.fixture(scope="module")
