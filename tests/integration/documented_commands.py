@@ -64,6 +64,8 @@ def make_tables(arguments: list[str], folder: Path) -> list[Path]:
                 columns[name] = [f"class {row % 5}" for row in range(ROWS)]
     if "dataset=text" in arguments:
         columns = {"text": [f"A text that has the number {row}." for row in range(ROWS)]}
+    if "dataset=auto" in arguments and "problem=dpo" in arguments:
+        columns = {name: [f"{name} number {row}" for row in range(ROWS)] for name in ("prompt", "chosen", "rejected")}
     columns = columns or {"question": [f"Question {row}?" for row in range(ROWS)]}
     paths = [folder / argument.partition("=")[2] for argument in arguments]
     tables = [path for path in paths if path.suffix in {".csv", ".parquet", ".jsonl"}]
