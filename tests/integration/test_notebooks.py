@@ -13,13 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-RunNotebook = Callable[[str], tuple[dict[str, Any], dict[str, Any]]]
+RunNotebook = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").rglob("*.ipynb"))
 TINY = (
     '"backbone=tiny", "dataset.data_sample=0.05", "tokenizer.max_length=256", "generation.max_length_inference=4", '
     '"trainer.progress=none", "checkpoint.verify=false",'
 )
+FEW_PAIRS = TINY.replace("data_sample=0.05", "data_sample=0.1") + '"dataset.data_sample_choice=[train,validation]",'
 
 
 def cells_of(notebook: Path) -> list[dict[str, Any]]:
@@ -65,11 +66,11 @@ def test_a_cell_is_run_as_in_a_kernel() -> None:
 def run_notebook(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> RunNotebook:
     """Run the cells of a notebook on the tiny backbone, its runs in a new folder; gives its names and what it shows."""
 
-    def run(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def run(name: str, tiny: str = TINY) -> tuple[dict[str, Any], dict[str, Any]]:
         notebook = project_root / "notebooks" / f"{name}.ipynb"
         changes = {
             'OUTPUTS = ROOT / "outputs"': f"OUTPUTS = Path({str(tmp_path)!r})",
-            'f"backbone={BACKBONE}",': TINY,
+            'f"backbone={BACKBONE}",': tiny,
         }
         monkeypatch.chdir(notebook.parent)
         names: dict[str, Any] = {}
@@ -88,7 +89,7 @@ def run_notebook(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_every_notebook_is_run_by_a_test() -> None:
-    run = set(re.findall(r'run_notebook\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
+    run = set(re.findall(r'run_notebook\("(\w+)"', Path(__file__).read_text(encoding="utf-8")))
     assert run == {notebook.stem for notebook in NOTEBOOKS}
 
 
@@ -103,7 +104,7 @@ def test_first_fine_tuning_runs(run_notebook: RunNotebook, tmp_path: Path, capsy
 
 
 def test_preference_tuning_runs_and_what_it_says_of_the_start_is_so(run_notebook: RunNotebook) -> None:
-    names, shown = run_notebook("preference_tuning")
+    names, shown = run_notebook("preference_tuning", FEW_PAIRS)
     before = shown["numbers"]["before"]
     assert before["validation/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert before["validation/preference_accuracy"] == 0
