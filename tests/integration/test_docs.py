@@ -174,7 +174,9 @@ def test_snippets_of_the_experiments_count_tokens(
     assert 0 < names["merged"] < 0.9 * names["apart"]  # type: ignore[operator]
 
 
-PAGES = ("docs/processes.md", "docs/sweeps.md", "docs/tracking.md")
+PAGES = (
+    "docs/problems.md", "docs/processes.md", "docs/scaling.md", "docs/sweeps.md", "docs/tracking.md", "docs/tutorial.md",
+)  # fmt: skip
 BASES = {"docs/sweeps.md": ["sweep=dpo", "backbone=tiny"]}  # what the words there are about
 
 
@@ -183,7 +185,7 @@ def test_every_torchrun_command_is_accepted(
 ) -> None:
     texts = [block for page in PAGES for block in code_blocks(documents[page])]
     lines = [line for text in texts for line in text.splitlines() if re.match(r"torchrun .* train\.py \S", line)]
-    assert len(lines) == 3
+    assert len(lines) == 6
     for line in lines:
         launcher, _, typed = line.partition(" train.py ")
         asked = dict(re.findall(r"--(\S+) (\S+)", launcher))
