@@ -32,7 +32,6 @@ QUESTIONS = "My back brake squeals in the rain.\n/compare\nAre you open on Satur
 # What is not run here but composed and checked (test_readme.py, test_docs.py): words of the command, and why.
 COMPOSED = {
     "trainer=gpu": "there is no GPU",
-    "trainer=deepspeed_zero2": "it needs two GPUs",
     "trainer=ddp": "two processes: test_processes.py",
     "trainer=fsdp": "two processes: test_fsdp.py",
     " -m ": "many runs: test_sweeps.py, and with processes test_processes.py",

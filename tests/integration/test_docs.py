@@ -177,6 +177,10 @@ def test_snippets_of_the_experiments_count_tokens(
 PAGES = (
     "docs/problems.md", "docs/processes.md", "docs/scaling.md", "docs/sweeps.md", "docs/tracking.md", "docs/tutorial.md",
 )  # fmt: skip
+LOSSES = {  # whose knobs are named beside them
+    "problem.loss.nll_weight": ["problem=dpo", "problem/loss=cpo"],
+    "problem.loss.average": ["problem=dpo", "problem/loss=hinge"],
+}
 BASES = {"docs/sweeps.md": ["sweep=dpo", "backbone=tiny"]}  # what the words there are about
 
 
@@ -210,7 +214,11 @@ def test_every_setting_between_words_composes(page: str, documents: dict[str, st
             written, faults = read_overrides(whole.get(code, code).split())
             assert not faults
             first = variants(written)[0]  # of a space that is searched, its first value
-            compose("train", [*BASES.get(page, []), *first], return_hydra_config=True)
+            if page in BASES:
+                compose("train", [*BASES[page], *first], return_hydra_config=True)
+            else:
+                _, faults = compose_config("train", LOSSES.get(code.split("=")[0], []) + first, project_root / "conf")
+                assert not faults, code
 
 
 def test_every_promise_names_tests_that_are_there(documents: dict[str, str], project_root: Path) -> None:
