@@ -175,9 +175,12 @@ def test_snippets_of_the_experiments_count_tokens(
 
 
 PAGES = (
-    "docs/problems.md", "docs/processes.md", "docs/scaling.md", "docs/sweeps.md", "docs/tracking.md", "docs/tutorial.md",
+    "docs/problems.md", "docs/processes.md", "docs/scaling.md", "docs/sweeps.md", "docs/tracking.md",
+    "docs/tutorial.md",
 )  # fmt: skip
-LOSSES = {  # whose knobs are named beside them
+CHOICES = {  # said beside keys that only they have
+    "problem.class_weights": ["problem=classification"],
+    "problem.standardize": ["problem=regression"],
     "problem.loss.nll_weight": ["problem=dpo", "problem/loss=cpo"],
     "problem.loss.average": ["problem=dpo", "problem/loss=hinge"],
 }
@@ -217,7 +220,7 @@ def test_every_setting_between_words_composes(page: str, documents: dict[str, st
             if page in BASES:
                 compose("train", [*BASES[page], *first], return_hydra_config=True)
             else:
-                _, faults = compose_config("train", LOSSES.get(code.split("=")[0], []) + first, project_root / "conf")
+                _, faults = compose_config("train", CHOICES.get(code.split("=")[0], []) + first, project_root / "conf")
                 assert not faults, code
 
 
