@@ -174,7 +174,16 @@ def test_snippets_of_the_experiments_count_tokens(
     assert 0 < names["merged"] < 0.9 * names["apart"]  # type: ignore[operator]
 
 
-PAGES = ("docs/processes.md", "docs/sweeps.md", "docs/tracking.md")
+PAGES = (
+    "docs/problems.md", "docs/processes.md", "docs/scaling.md", "docs/sweeps.md", "docs/tracking.md",
+    "docs/tutorial.md",
+)  # fmt: skip
+CHOICES = {  # said beside keys that only they have
+    "problem.class_weights": ["problem=classification"],
+    "problem.standardize": ["problem=regression"],
+    "problem.loss.nll_weight": ["problem=dpo", "problem/loss=cpo"],
+    "problem.loss.average": ["problem=dpo", "problem/loss=hinge"],
+}
 BASES = {"docs/sweeps.md": ["sweep=dpo", "backbone=tiny"]}  # what the words there are about
 
 
@@ -183,7 +192,7 @@ def test_every_torchrun_command_is_accepted(
 ) -> None:
     texts = [block for page in PAGES for block in code_blocks(documents[page])]
     lines = [line for text in texts for line in text.splitlines() if re.match(r"torchrun .* train\.py \S", line)]
-    assert len(lines) == 3
+    assert len(lines) == 6
     for line in lines:
         launcher, _, typed = line.partition(" train.py ")
         asked = dict(re.findall(r"--(\S+) (\S+)", launcher))
@@ -208,7 +217,11 @@ def test_every_setting_between_words_composes(page: str, documents: dict[str, st
             written, faults = read_overrides(whole.get(code, code).split())
             assert not faults
             first = variants(written)[0]  # of a space that is searched, its first value
-            compose("train", [*BASES.get(page, []), *first], return_hydra_config=True)
+            if page in BASES:
+                compose("train", [*BASES[page], *first], return_hydra_config=True)
+            else:
+                _, faults = compose_config("train", CHOICES.get(code.split("=")[0], []) + first, project_root / "conf")
+                assert not faults, code
 
 
 def test_every_promise_names_tests_that_are_there(documents: dict[str, str], project_root: Path) -> None:

@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from tests.integration.documented_commands import make_tables
 
 from leyden.artifacts.job import run_job
 from leyden.settings.command import Entry, check_command
@@ -35,7 +36,6 @@ Blocks = Callable[..., list[str]]
 
 TINY = ["backbone=tiny", "tokenizer.max_length=256", "generation.max_length_inference=4", "trainer.progress=none"]
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"^(?:\.venv/bin/)?python ((?:train|predict)\.py.*)$")
 WITHOUT_LEYDEN = "import sys\nsys.modules['leyden'] = None\n"  # from here on, any import of it fails
 TREE_LINE = re.compile(r"^(?P<indent>(?:  )*)(?P<name>\S+)(?: {2,}(?P<words>\S.*))?$")
 
@@ -43,46 +43,6 @@ TREE_LINE = re.compile(r"^(?P<indent>(?:  )*)(?P<name>\S+)(?: {2,}(?P<words>\S.*
 @pytest.fixture(scope="module")
 def readme(documents: dict[str, str]) -> str:
     return documents["README.md"]
-
-
-@pytest.fixture(scope="module")
-def commands(documents: dict[str, str], code_blocks: Blocks, project_root: Path) -> list[list[str]]:
-    """Every command of the documents and notebooks that starts train.py or predict.py, as arguments."""
-    texts = list(documents.values())
-    for notebook in (project_root / "notebooks").glob("*.ipynb"):
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        texts += ["\n" + "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
-    lines = [line for text in texts for block in code_blocks(text) for line in block.splitlines()]
-    found = [shlex.split(match[1], comments=True) for line in lines if (match := COMMAND.match(line.strip()))]
-    assert len(found) > 20
-    return found
-
-
-def write_table(path: Path, columns: dict[str, list[str]]) -> None:
-    frame = pd.DataFrame(columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writers = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
-    if path.suffix == ".jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        writers[path.suffix](path, index=False)
-
-
-def make_tables(arguments: list[str], folder: Path) -> list[Path]:
-    """Make the tables that a command names, with every column that it names, twelve rows each."""
-    columns: dict[str, list[str]] = {}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        for name in value.strip("[]").split(",") if key.endswith("_column") else ():
-            columns[name] = [f"{name} number {row}" for row in range(12)]
-            if key == "dataset.parent_id_column":
-                columns[name] = [""] * 12
-    columns = columns or {"question": [f"Question {row}?" for row in range(12)]}
-    paths = [folder / argument.partition("=")[2] for argument in arguments]
-    tables = [path for path in paths if path.suffix in {".csv", ".parquet", ".jsonl"}]
-    for table in tables:
-        write_table(table, columns)
-    return tables
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +95,16 @@ def test_every_command_is_accepted(
     commands: list[list[str]], first_screen: SimpleNamespace, project_root: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    shutil.copytree(first_screen.run, tmp_path / "outputs" / "NAME")
-    shutil.copytree(first_screen.run, tmp_path / "outputs" / "first")
-    shutil.copytree(first_screen.run, tmp_path / "outputs" / "mine")
+    known = [command for command in commands if command[0] in {"train.py", "predict.py"}]
+    assert len(known) > 40
+    for name in {name for words in known for name in re.findall(r"(?<!\S)\S*outputs/(\w[\w-]*)", " ".join(words))}:
+        shutil.copytree(first_screen.run, tmp_path / "outputs" / name)
     monkeypatch.chdir(tmp_path)
     entries = {
         "train.py": Entry("train", project_root / "conf", Settings, read),
         "predict.py": Entry("predict", project_root / "conf", PredictSettings, read_predict),
     }
-    for script, *arguments in commands:
+    for script, *arguments in known:
         make_tables(arguments, tmp_path)
         try:
             check_command(get_args_parser().parse_args(arguments), entries[script])
@@ -165,8 +126,10 @@ def test_every_export_is_accepted(
     exports = [line for line in lines if line.startswith("python -m leyden.export ")]
     assert len(exports) >= 4
     for line in exports:
+        name = re.findall(r"run=outputs/([\w-]+)", line)[0]
+        shutil.copytree(first_screen.run, tmp_path / "outputs" / name, dirs_exist_ok=True)
         wanted, _, folder = read_export(compose_export(shlex.split(line, comments=True)[3:]))
-        assert folder == Path("outputs/NAME")
+        assert folder == Path("outputs", name)
         assert wanted.merge is ("merge=true" in line)
 
 
