@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from benchmarks.result import Result
-from leyden.training.callbacks import peak_memory_gib
+from leyden.training.used_memory import peak_memory_gib
 
 STARTED = "BENCHMARK_STARTED"
 """Environment variable: when the process was started, in seconds since 1970."""

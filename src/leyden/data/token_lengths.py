@@ -38,7 +38,8 @@ def whole_lengths(trees: TreeDataset) -> NDArray[np.int64]:
     for with_system in np.unique(system > 0).tolist():
         chosen = (system > 0) == with_system
         frames[chosen] = _frame_lengths(trees, turns[chosen], system=with_system, answered=answered)
-    return texts + frames
+    whole: NDArray[np.int64] = texts + frames
+    return whole
 
 
 def target_lengths(trees: TreeDataset) -> NDArray[np.int64] | None:

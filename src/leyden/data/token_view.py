@@ -71,17 +71,18 @@ def token_view(trees: TreeDataset, sample: int, texts: TokenTexts, others: Seque
     marks = _Marks()
     tree = trees.tree(sample, _marked(conversation, trees, marks))
     paths = tree.paths()
+    pair: dict[str, Any] | None = None
     if tree.num_sequences == PAIR and len(paths) == PAIR:
-        common = np.intersect1d(*paths)
+        common = np.intersect1d(paths[0], paths[1])
         trunk = _shown(common, tree, marks, texts, shared=len(common))
-        pair: dict[str, Any] | None = {
+        pair = {
             name: _shortened(_shown(np.setdiff1d(path, common), tree, marks, texts))
             for name, path in zip(("chosen", "rejected"), paths, strict=True)
         }
         pair["alike"] = _compare(pair["chosen"]["tokens"], pair["rejected"]["tokens"])
     else:
         shared = max((_beginning(trees, sample, other) for other in others), default=0)
-        trunk, pair = _shown(np.arange(len(tree.tokens)), tree, marks, texts, shared=shared), None
+        trunk = _shown(np.arange(len(tree.tokens)), tree, marks, texts, shared=shared)
     return {
         **_shortened(trunk),
         "pair": pair,
@@ -113,7 +114,7 @@ def _beginning(trees: TreeDataset, sample: int, other: int) -> int:
 
 
 def _shown(places: NDArray[Any], tree: Tree, marks: _Marks, texts: TokenTexts, *, shared: int = 0) -> Shown:
-    targets, shown = set(tree.targets.tolist()), []
+    targets, shown = set(tree.targets.tolist()), list[list[str]]()
     for place in places.tolist():
         mark = int(tree.tokens[place])
         token = texts[marks.ids[mark]]
@@ -135,8 +136,8 @@ def _compare(chosen: Shown, rejected: Shown) -> float:
     """
     one, other = _words(chosen), _words(rejected)
     texts = [["".join(token[0] for token in word) for word in words] for words in (one, other)]
-    matcher = SequenceMatcher(None, *texts, autojunk=False)
-    alike = round(matcher.ratio(), 3)
+    matcher = SequenceMatcher(None, texts[0], texts[1], autojunk=False)
+    alike = round(float(matcher.ratio()), 3)
     for kind, start, end, first, last in matcher.get_opcodes() if alike >= ALIKE else ():
         if kind != "equal":
             for token in chain.from_iterable([*one[start:end], *other[first:last]]):

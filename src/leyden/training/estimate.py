@@ -120,7 +120,7 @@ def _of_passes(trial: Trial, lengths: NDArray[np.int64]) -> Iterator[dict[str, A
     over = np.maximum(0, lengths - shorter)
     share = over.sum() / max(1, lengths.sum())
     if 0 < shorter < trial.longest_sample:
-        budget = trainer.tokens_per_pass or largest
+        budget = trainer.tokens_per_pass if isinstance(trainer.tokens_per_pass, int) else largest
         saved = largest - max(shorter, min(budget, trainer.rows * shorter))
         yield _line("tokenizer.max_length", (settings.tokenizer.max_length, shorter), saved * kept,
                     f"cuts {int((over > 0).sum()):,} of {len(lengths):,} samples, and "
