@@ -26,7 +26,8 @@ def page_file(preference_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def drawn(page: Any) -> list[int]:
     """Curves in each chart."""
     return page.evaluate(
-        "[...document.querySelectorAll('#curves .plot')].map((plot) => plot.querySelectorAll('.scatterlayer .trace').length)"
+        "[...document.querySelectorAll('#curves .plot')]"
+        ".map((plot) => plot.querySelectorAll('.scatterlayer .trace').length)"
     )
 
 
@@ -117,7 +118,8 @@ def test_dark_and_light_are_a_button_that_the_charts_follow(open_page: Open, pag
 
     def colors() -> tuple[str, str]:
         return page.evaluate(
-            "[getComputedStyle(document.body).backgroundColor, document.querySelector('#curves .plot').data[1].line.color]"
+            "[getComputedStyle(document.body).backgroundColor, "
+            "document.querySelector('#curves .plot').data[1].line.color]"
         )
 
     light = colors()
