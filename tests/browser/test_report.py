@@ -26,7 +26,8 @@ def page_file(preference_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def drawn(page: Any) -> list[int]:
     """Curves in each chart."""
     return page.evaluate(
-        "[...document.querySelectorAll('.plot')].map((plot) => plot.querySelectorAll('.scatterlayer .trace').length)"
+        "[...document.querySelectorAll('#curves .plot')]"
+        ".map((plot) => plot.querySelectorAll('.scatterlayer .trace').length)"
     )
 
 
@@ -88,7 +89,7 @@ def test_the_keyboard_reaches_every_control_and_shows_where_it_is(open_page: Ope
 def test_smoothing_by_keyboard_moves_the_curves(open_page: Open, page_file: Path) -> None:
     page = open_page(page_file)
     assert drawn(page)[0] == 3  # what was logged, that smoothed, and validation
-    raw, smooth = (page.evaluate(f"document.querySelector('.plot').data[{place}].y") for place in (0, 1))
+    raw, smooth = (page.evaluate(f"document.querySelector('#curves .plot').data[{place}].y") for place in (0, 1))
     weight, last, expected = 0.6, 0.0, []
     for place, value in enumerate(raw, 1):
         last = weight * last + (1 - weight) * value
@@ -98,13 +99,13 @@ def test_smoothing_by_keyboard_moves_the_curves(open_page: Open, page_file: Path
     page.keyboard.press("Home")
     assert page.locator("#smoothing-value").inner_text() == "0.00"
     assert drawn(page)[0] == 2
-    assert page.evaluate("document.querySelector('.plot').data[0].y") == raw
+    assert page.evaluate("document.querySelector('#curves .plot').data[0].y") == raw
 
 
 def test_a_series_is_hidden_by_its_label_and_comes_back(open_page: Open, page_file: Path) -> None:
     page = open_page(page_file)
     before = drawn(page)[0]
-    box = page.locator("figure").first.get_by_role("checkbox", name="validation")
+    box = page.locator("#curves figure").first.get_by_role("checkbox", name="validation")
     box.focus()
     page.keyboard.press("Space")
     assert drawn(page)[0] == before - 1
@@ -117,7 +118,8 @@ def test_dark_and_light_are_a_button_that_the_charts_follow(open_page: Open, pag
 
     def colors() -> tuple[str, str]:
         return page.evaluate(
-            "[getComputedStyle(document.body).backgroundColor, document.querySelector('.plot').data[1].line.color]"
+            "[getComputedStyle(document.body).backgroundColor, "
+            "document.querySelector('#curves .plot').data[1].line.color]"
         )
 
     light = colors()
@@ -131,13 +133,18 @@ def test_dark_and_light_are_a_button_that_the_charts_follow(open_page: Open, pag
 
 def test_on_paper_charts_are_light_and_fit(open_page: Open, page_file: Path) -> None:
     page = open_page(page_file, scheme="dark")
-    wide = page.evaluate("document.querySelector('.plot').layout.width ?? document.querySelector('.plot').clientWidth")
+    wide = page.evaluate("document.querySelector('#curves .plot').clientWidth")
     page.set_viewport_size({"width": 700, "height": 990})
     page.emulate_media(media="print")
-    page.wait_for_function("document.querySelector('.plot').data[1].line.color === 'rgb(23, 99, 107)'")
+    color = "document.querySelector('#curves .plot').data[1].line.color"
+    for _ in range(100):  # what waits in the page itself would need eval, which it forbids
+        if page.evaluate(color) == "rgb(23, 99, 107)":
+            break
+        page.wait_for_timeout(50)
+    assert page.evaluate(color) == "rgb(23, 99, 107)"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for width, room in page.evaluate(
-        "[...document.querySelectorAll('.plot')].map((one) => [one._fullLayout.width, one.clientWidth])"
+        "[...document.querySelectorAll('#curves .plot')].map((one) => [one._fullLayout.width, one.clientWidth])"
     ):
         assert width == pytest.approx(room, abs=2)
         assert width < wide
@@ -147,8 +154,8 @@ def test_on_paper_charts_are_light_and_fit(open_page: Open, page_file: Path) -> 
 
 def test_without_scripts_the_numbers_are_there(open_page: Open, page_file: Path) -> None:
     page = open_page(page_file, java_script_enabled=False)
-    page.locator("figure summary").first.click()
-    assert page.locator("figure table").first.locator("tbody tr").count() == 13
+    page.locator("#curves figure summary").first.click()
+    assert page.locator("#curves figure table").first.locator("tbody tr").count() == 13
     assert page.locator(".unscripted").first.is_visible()
 
 
