@@ -7,16 +7,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, train, write_rows
+from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, write_rows
 
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
 TEXTS = ["lora.dropout=0", "dataset.answer_column=output", "generation.max_length_inference=3", "optimizer.eps=0.01"]
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 RATES = ["optimizer.learning_rate=0.05", "dataset.validation_size=0.2"]
-WHOLE = ["trainer=cpu", "trainer.batch_size=4"]
 PAIRS = ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.gradient_clip=0.5"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -30,7 +31,9 @@ def torchrun(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_process(tmp_path: Path) -> None:
+def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_process(
+    run_here: RunCli, tmp_path: Path
+) -> None:
     """Pairs; answers alone are trained on two hosts in test_hosts.py, and in other cuts in test_processes.py."""
     table = write_rows(tmp_path / "rows.csv")
     own = [*TEXTS, *RATES, *PAIRS]
@@ -45,11 +48,13 @@ def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_proc
     saved = yaml.safe_load((tmp_path / "drawn" / "config.yaml").read_text())
     assert manifest["seed"] == {"requested": -1, "effective": saved["seed"]}
     assert 0 <= saved["seed"] < 1_000_000
-    saved_run = ["--config-dir", str(tmp_path / "drawn"), "--config-name", "config"]
-    again = torchrun(tmp_path, *saved_run, "experiment_name=again")
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump({**saved, "log_all_ranks": False}))  # of one there is no all
+    saved_run = ["--config-dir", str(tmp_path), "--config-name", "alone", "experiment_name=one"]
+    whole = ["trainer.strategy=auto", "trainer.devices=1", "trainer.batch_size=4", "trainer.grad_accumulation=1"]
+    again = run_here(["train.py", *saved_run, *whole], cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert_same_run(tmp_path / "drawn", tmp_path / "again", tolerance=0)
-    assert_same_run(train(table, tmp_path / "one", *own, *WHOLE, f"seed={saved['seed']}"), tmp_path / "drawn")
+    assert json.loads((tmp_path / "one" / "manifest.json").read_text())["seed"]["effective"] == saved["seed"]
+    assert_same_run(tmp_path / "one", tmp_path / "drawn")
 
 
 def test_a_fault_is_told_once_and_ends_both_with_code_2(tmp_path: Path) -> None:
