@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +40,7 @@ def compose_config(
     folders = [folder.absolute(), *([extra.absolute()] if extra else [])]
     main = next((place for place in folders if (place / f"{name}.yaml").is_file()), folder.absolute())
     search = [f"hydra.searchpath=[file://{place}]" for place in folders if place != main]
-    with _beside_a_job(), initialize_config_dir(str(main), version_base="1.3"):
+    with initialize_config_dir(str(main), version_base="1.3"):
         while True:
             try:
                 if folders == [main]:
@@ -54,17 +52,6 @@ def compose_config(
                 if not refused:
                     return None, faults
                 remaining = [text for text in remaining if text not in refused]
-
-
-@contextmanager
-def _beside_a_job() -> Iterator[None]:
-    """Set aside the Hydra of a job that runs, which knows its own config alone and lets no other begin."""
-    known = GlobalHydra.instance()
-    running, known.hydra = known.hydra, None
-    try:
-        yield
-    finally:
-        known.hydra = running
 
 
 def search_space(name: str, overrides: Sequence[str], folder: Path, extra: Path | None = None) -> list[str]:
