@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 
@@ -52,9 +54,17 @@ def material_of(folder: Path, columns: Columns, *overrides: str, same_rows: bool
     return prepare(settings_of(folder, columns, *overrides, same_rows=same_rows))
 
 
+@contextmanager
+def without_pages() -> Iterator[None]:
+    """Runs whose page nobody looks at: making it would take as long as the rest of so small a run."""
+    with patch("leyden.artifacts.reporting.write_report", lambda folder: folder):
+        yield
+
+
 def trained(folder: Path, columns: Columns, *overrides: str) -> Path:
-    """The folder of a run that was trained."""
-    run_job(settings_of(folder, columns, *overrides))
+    """The folder of a run that was trained; it has no page."""
+    with without_pages():
+        run_job(settings_of(folder, columns, *overrides))
     return folder / "run"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.effects.small_runs import without_pages
 
 from leyden.artifacts.job import run_job
 from leyden.settings.composition import compose_config
@@ -43,7 +44,8 @@ def train(table: Path, folder: Path, *overrides: str, extra: Path | None = None)
     config, faults = compose_config("train", overrides_of(table, folder, *overrides), ROOT / "conf", extra)
     assert not faults
     assert config is not None
-    run_job(read(config))
+    with without_pages():
+        run_job(read(config))
     return folder
 
 

@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import lightning as L
 import pytest
-from tests.effects.small_runs import CONF
+from tests.effects.small_runs import CONF, without_pages
 
 from leyden.artifacts.job import run_job
 from leyden.settings.composition import compose_config
@@ -41,18 +42,21 @@ def stop_after(
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", on_train_batch_end)
 
 
-def run(*overrides: str) -> None:
-    """What `train.py` does with these overrides."""
+def run(*overrides: str, pages: bool = False) -> None:
+    """What `train.py` does with these overrides, with or without a page of the run."""
     config, faults = compose_config("train", overrides, CONF)
     assert not faults, faults
     assert config is not None
-    with patch("leyden.artifacts.job.typed_overrides", lambda: list(overrides)):
+    with (
+        patch("leyden.artifacts.job.typed_overrides", lambda: list(overrides)),
+        nullcontext() if pages else without_pages(),
+    ):
         run_job(read(continued(config, overrides)))
 
 
-def stopped(*overrides: str) -> Stopped:
+def stopped(*overrides: str, pages: bool = False) -> Stopped:
     with pytest.raises(Stopped) as caught:
-        run(*overrides)
+        run(*overrides, pages=pages)
     return caught.value
 
 

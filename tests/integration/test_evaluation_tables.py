@@ -55,7 +55,7 @@ def test_a_run_that_ends_early_shows_its_last_evaluation_and_going_on_keeps_the_
     assert not (folder / "predictions.parquet").exists()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f"the 3 validation rows, as the evaluation after update {updates} found it" in page
-    run(f"resume={folder}")
+    run(f"resume={folder}", pages=True)
     assert (folder / "before.parquet").read_bytes() == before
     assert not (folder / "evaluation.parquet").exists()
     after = pd.read_parquet(folder / "predictions.parquet")

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
-from tests.effects.small_runs import CONF, trained
+from tests.effects.small_runs import CONF, trained, without_pages
 from tests.integration.fuzz_cases import ANY_COLUMN, Case, cases
 from tests.integration.fuzz_tables import File, files
 
@@ -78,7 +78,8 @@ def train_once(case: Case, folder: Path, *, whole: bool) -> None:
         changes["dataset.train_dataframe"] = [table, second]
     wanted = read(with_changes(composed("train", "trainer=cpu", *case.choices), changes))
     if whole:
-        run_job(wanted)
+        with without_pages():
+            run_job(wanted)
         assert len(pd.read_parquet(folder / "run" / "predictions.parquet")) > 0
         return
     wanted = find_columns(wanted.model_copy(update={"seed": max(wanted.seed, 0)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,17 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int | Non
         return path
 
     monkeypatch.setattr(reporting, "write_report", written)
+    monkeypatch.setattr(reporting, "SHARE", math.inf)  # so short a run has time for the first and the last alone
     return found
+
+
+def test_pages_take_their_share_of_the_time_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is free, the second says what one costs; those that come too soon are passed over, but the last."""
+    monkeypatch.setattr(reporting, "SHARE", 1e-9)
+    run_job(settings_of(tmp_path, COLUMNS, *WORDS))
+    said = manifest(tmp_path / "run")["report"]
+    assert (said["written"], said["passed_over"]) == (3, 2)
+    assert "8 of 8 updates" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_is_there_from_the_start_and_follows_the_run(
@@ -82,14 +93,14 @@ def test_a_stopped_run_says_so_and_a_resume_goes_on_with_the_page(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, 6)
-        stopped(*overrides(tmp_path))
+        stopped(*overrides(tmp_path), pages=True)
     assert pages[-1][0] == "stopped"
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Ended by" in page
     assert "signal 15" in page
     assert manifest(folder)["report"]["fault"] is None
     pages.clear()
-    run("resume=" + str(folder))
+    run(f"resume={folder}", pages=True)
     assert pages[0] == ("running", None, True)  # the curves of before are there at once
     assert pages[-1] == ("done", 8, True)
     page = (folder / "report.html").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,13 +24,17 @@ from leyden.training.outcome import Run
 from leyden.training.prepare import Material
 from leyden.training.used_memory import peak_memory_gib
 
+SHARE = 0.03  # of the time of a run that pages may take, besides the first one, which loads what they are made with
+
 log = logging.getLogger(__name__)
 
 
 class Reports:
     """Writes `progress.json` and the page of a run, on the first process alone.
 
-    A page that cannot be written is one warning and a word in the manifest; the run goes on without it.
+    A page that cannot be written is one warning and a word in the manifest; the run goes on without it. Where
+    evaluations follow each other so fast that pages would take more than their share of the time, some are passed over,
+    and counted; what the page is made of is written each time, and the page of the end always.
 
     Args:
         folder: of the run.
@@ -48,12 +53,16 @@ class Reports:
             "counts": material.counts,
             "warnings": [str(line) for line in material.warnings],
         }
-        self._written, self._seconds = 0, 0.0
+        self._written, self._passed, self._seconds = 0, 0, 0.0
+        self._due = -math.inf  # when the next page may be written
         self._fault: str | None = None
 
     def record(self) -> dict[str, Any]:
         """For the manifest: how often the page was written, how long that took, and what was in the way."""
-        return {"written": self._written, "seconds": round(self._seconds, 3), "fault": self._fault}
+        return {
+            "written": self._written, "passed_over": self._passed, "seconds": round(self._seconds, 3),
+            "fault": self._fault,
+        }  # fmt: skip
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -102,13 +111,23 @@ class Reports:
                     self._tables.write(run)
             now = {"status": status, "reason": reason, "written": _now(), "seconds": round(clock - self._clock, 3)}
             write_json(self._folder / PROGRESS, {**now, **self._known, "peak_memory_gib": round(peak_memory_gib(), 3)})
-            write_report(self._folder)
-            self._written += 1
+            if status == RUNNING and clock < self._due:
+                self._passed += 1
+            else:
+                self._write_page()
         except Exception as error:  # of any kind: a page is never worth a run
             if self._fault is None:
                 self._fault = f"the report could not be written ({type(error).__name__}: {error})"
                 log.warning("%s; the run goes on without it.", self._fault[:1].upper() + self._fault[1:])
         self._seconds += time.perf_counter() - clock
+
+    def _write_page(self) -> None:
+        clock = time.perf_counter()
+        write_report(self._folder)
+        now = time.perf_counter()
+        if self._written:
+            self._due = now + (now - clock) / SHARE
+        self._written += 1
 
 
 @contextmanager
