@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 from leyden.artifacts.evaluation_tables import EvaluationTables
 from leyden.artifacts.folder import FAILED, RUNNING, STOPPED
 from leyden.artifacts.manifest import write_json
+from leyden.artifacts.parent import PARENT
 from leyden.report.report import write_report
 from leyden.report.run_files import PROGRESS, RunFiles
 from leyden.settings.errors import LeydenError
@@ -74,7 +76,8 @@ class Reports:
             self.write(STOPPED, reason=f"signal {stop.signum}")
             raise
         except BaseException as error:
-            self.write(FAILED, reason=_reason(error))
+            # where one of several processes has failed, its launcher soon kills this one: the parent writes the page
+            self.write(FAILED, reason=_reason(error), page=PARENT not in os.environ)
             raise
 
     def evaluated(self, run: Run) -> None:
@@ -93,13 +96,14 @@ class Reports:
         self.write(status, run)
         write_manifest(status, report=self.record())
 
-    def write(self, status: str, run: Run | None = None, reason: str = "") -> None:
+    def write(self, status: str, run: Run | None = None, reason: str = "", *, page: bool = True) -> None:
         """Write how far the run is, and the page.
 
         Args:
             status: of the run.
             run: as it is now; None: as it was told last.
             reason: why it has ended before its time.
+            page: false: write `progress.json` alone.
         """
         if is_later_rank():
             return
@@ -111,9 +115,9 @@ class Reports:
                     self._tables.write(run)
             now = {"status": status, "reason": reason, "written": _now(), "seconds": round(clock - self._clock, 3)}
             write_json(self._folder / PROGRESS, {**now, **self._known, "peak_memory_gib": round(peak_memory_gib(), 3)})
-            if status == RUNNING and clock < self._due:
+            if page and status == RUNNING and clock < self._due:
                 self._passed += 1
-            else:
+            elif page:
                 self._write_page()
         except Exception as error:  # of any kind: a page is never worth a run
             if self._fault is None:
@@ -145,6 +149,7 @@ def ended_without_a_word(folder: Path) -> Iterator[None]:
             if said is not None and said.get("status") == RUNNING:
                 status = STOPPED if isinstance(error, Stopped) else FAILED
                 write_json(folder / PROGRESS, {**said, "status": status, "reason": _reason(error), "written": _now()})
+            if said is not None:
                 write_report(folder)
         except Exception as fault:
             log.warning("The report could not be written (%s: %s).", type(fault).__name__, fault)
