@@ -56,6 +56,7 @@ ELSEWHERE = {
     "experiment_name=garden": "test_notebooks.py",
     "experiment=simpo": "test_readme.py, every recipe",
     "problem=dpo backbone=llama": "test_train.py",
+    "-m leyden.compare outputs/*": "the tutorial, by name; test_compare.py",
     "outputs/NAME": "the same words with another name: the tutorial, test_predict.py, test_chat.py",
 }  # fmt: skip
 

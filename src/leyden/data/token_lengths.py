@@ -102,8 +102,18 @@ def number_histogram(parts: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
     """Counts of numbers in the same bins for all parts; what is not finite is left out."""
     finite = {name: values[np.isfinite(values)] for name, values in parts.items()}
     every = np.concatenate(list(finite.values()))
-    edges = np.histogram_bin_edges(every if len(every) else [0.0], bins=min(BINS, max(1, len(np.unique(every)))))
+    edges = _edges(every) if len(every) else np.asarray([0.0, 1.0])
     return {
         "edges": edges.tolist(),
         "parts": {name: {"counts": np.histogram(values, edges)[0].tolist()} for name, values in finite.items()},
     }
+
+
+def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of as many equal bins as there are different numbers, up to `BINS`; also of numbers as large as there are."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        half = max(0.5, abs(low) / 4)
+        return np.asarray([low - half, low + half])
+    edges: NDArray[np.float64] = 2 * np.linspace(low / 2, high / 2, min(BINS, len(np.unique(values))) + 1)
+    return edges

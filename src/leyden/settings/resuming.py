@@ -119,7 +119,10 @@ def is_look(folder: Path) -> bool:
     """Whether mode=inspect or dry_run=true has written all that a folder holds: a run may take its place."""
     if not (folder / CONFIG).is_file() or not {file.name for file in folder.iterdir()} <= LOOKS:
         return False
-    saved = saved_config(folder / CONFIG)
+    try:
+        saved = saved_config(folder / CONFIG)
+    except ConfigError:  # whatever it is, no look has written it
+        return False
     return saved.get("mode") == "inspect" or saved.get("dry_run") is True
 
 

@@ -75,7 +75,7 @@ leyden.differences = (() => {
   return (from, to) => {
     const a = wordsOf(from), b = wordsOf(to), plain = { from: [[from, false]], to: [[to, false]] };
     if (from === to) return { ...plain, said: "No difference." };
-    if (blank(from) || blank(to)) return { ...plain, said: "One of them is empty." };
+    if (blank(to)) return { ...plain, said: "The second one is empty." };
     const kept = common(a, b);
     if (!kept) return { ...plain, said: "Too long to be compared word by word." };
     withoutChance(a, b, kept);
