@@ -84,7 +84,8 @@ def _train(folder: str, env: Mapping[str, str], *, session: bool) -> None:
     for signum, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         signal.signal(signum, handler)
     sys.argv = ["worker", folder]
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    # those of a worker that was forked from go away, and must not close what they write to
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
     HydraConfig.instance().cfg = None
     for name in ("", "leyden"):
         logging.getLogger(name).handlers.clear()

@@ -21,7 +21,8 @@ def test_a_fresh_process_loads_adapter_and_merged_model_and_finds_a_changed_weig
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(tmp_path, COLUMNS, "checkpoint.verify=true", "backbone.dtype=float32", "optimizer.learning_rate=2e-2")
-    assert "loaded in a fresh process without Leyden: the largest difference" in capsys.readouterr().err
+    said = (run / "train.log").read_text(encoding="utf-8")
+    assert "loaded in a fresh process without Leyden: the largest difference" in said
     found = json.loads((run / "manifest.json").read_text())
     assert found["export"]["max_logit_difference"] < 1e-4
     assert found["export"]["faults"] == []

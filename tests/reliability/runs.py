@@ -58,7 +58,7 @@ class Bench:
             "backbone=tiny", "backbone.dtype=float32", "dataset=table", "trainer=cpu", "checkpoint.verify=false",
             f"dataset.train_dataframe={table}",
             "dataset.prompt_column=p", "dataset.answer_column=a", "dataset.validation_size=0.2",
-            "trainer.progress=none", "tokenizer.max_length=128", "generation.max_length_inference=4",
+            "trainer.progress=plain", "tokenizer.max_length=128", "generation.max_length_inference=4",
             "trainer.batch_size=2", "trainer.epochs=2", "trainer.evaluation_epochs=0.5", *self.more,
             f"output_directory={place.parent}", f"experiment_name={place.name}", *SCENARIOS[scenario], *more,
         ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from typing import TextIO
@@ -26,6 +27,7 @@ def talk(chat: Chat) -> None:
         except ImportError:
             log.info("Python has no readline here, so lines cannot be edited.")
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # refused as text, not by a crash
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # gives up a line, and does not end the command
         talk_in_terminal(chat, Screen(), lambda: input(PROMPT))
     else:
         talk_through_pipe(chat, sys.stdin)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from dataclasses import dataclass
 
@@ -123,3 +125,16 @@ def leave_signals(worker: int) -> None:  # noqa: ARG001
     """Leave SIGTERM and Ctrl-C, which come to all processes of a group, to the one that trains; it ends its workers."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Kill the workers that are still there when this process ends.
+
+    A signal can end a run while one of its loaders is alive to the last; multiprocessing then asks its workers by
+    SIGTERM, which they leave alone, and waits for them without end.
+    """
+    if left := multiprocessing.active_children():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes the death of a worker for a fault
+        for child in left:
+            child.kill()
