@@ -12,8 +12,10 @@ from leyden.settings.help import help_text
 from leyden.settings.read_export import NAME, compose_export, read_export
 from leyden.settings.read_predict import CONFIG_DIR
 from leyden.settings.schema import ExportSettings
+from leyden.settings.stops import ended_by_signals
 
 
+@ended_by_signals()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export the model of a run and say what was found.
 

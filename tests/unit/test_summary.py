@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from leyden.artifacts.summary import Summary, argument, number, summary_of
+from leyden.artifacts.summary import Summary, number, summary_of
+from leyden.settings.escapes import argument
 
 NAN = float("nan")
 

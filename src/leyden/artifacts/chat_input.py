@@ -27,7 +27,8 @@ def talk(chat: Chat) -> None:
         except ImportError:
             log.info("Python has no readline here, so lines cannot be edited.")
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # refused as text, not by a crash
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # gives up a line, and does not end the command
+        chat.predictor  # noqa: B018  # load before Ctrl-C gives up a line alone and does not end the command
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         talk_in_terminal(chat, Screen(), lambda: input(PROMPT))
     else:
         talk_through_pipe(chat, sys.stdin)

@@ -14,8 +14,8 @@ from typing import Any
 from leyden.artifacts.continuation import changed
 from leyden.artifacts.folder import DONE, FAILED, RunFolder, status_of
 from leyden.artifacts.parent import PARENT
-from leyden.artifacts.summary import argument
 from leyden.settings.errors import ExportError, LeydenError, MetricError, TrainingError
+from leyden.settings.escapes import argument
 from leyden.settings.schema import Settings
 from leyden.training.devices import is_later_rank
 from leyden.training.disk import refusal

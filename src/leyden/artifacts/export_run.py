@@ -82,7 +82,8 @@ def _written(export: Export, wanted: ExportSettings, output: Path | None) -> Rec
     try:
         file = convert(saved[-1], gguf, wanted.gguf_type)
     finally:
-        shutil.rmtree(str(whole), ignore_errors=True)
+        if expected:  # merged for this, and not a folder of the user's
+            shutil.rmtree(str(whole), ignore_errors=True)
     answers = expected.get(saved[-1].name, probe.answers)
     return {"model": found["model"], **verified([file], export.path / FOLDER, conditions, {file.name: answers})}
 

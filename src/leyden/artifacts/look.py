@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,15 @@ def _page(folder: RunFolder) -> Path:
         return folder.path / "data.json"
 
 
+def _flags(words: Sequence[str]) -> list[str]:
+    """Where a command line takes its config from."""
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if word.startswith(("--config-dir", "--config-name")) or before in ("--config-dir", "--config-name")
+    ]
+
+
 def last_words(folder: RunFolder, page: Path, typed: Iterable[str]) -> str:
     """Where things are, and the command that trains.
 
@@ -108,7 +118,7 @@ def last_words(folder: RunFolder, page: Path, typed: Iterable[str]) -> str:
         page: with what was seen.
         typed: the overrides of the command line.
     """
-    words = [text for key, text in by_key(typed).items() if key not in LOOKING]
+    words = [*_flags(sys.argv[1:]), *(text for key, text in by_key(typed).items() if key not in LOOKING)]
     if "experiment_name" not in by_key(typed):
         words.append(f"experiment_name={folder.path.name}")
     command = " ".join(shlex.quote(word) for word in ["python", "train.py", *words])

@@ -77,6 +77,16 @@ def saved_model_config(run: Path) -> dict[str, Any]:
     return found
 
 
+def _type_of_run(run: Path | None) -> str:
+    """What `backbone.dtype=auto` was for a run, which may have measured it; `auto` where that is not known."""
+    try:
+        manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8")) if run is not None else {}
+        found = str(manifest["effective"]["backbone.dtype"]["effective"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "auto"
+    return found if found in ("float32", "bfloat16") else "auto"
+
+
 def load_predictor(  # noqa: PLR0913
     checkpoint: Checkpoint,
     settings: Settings,
@@ -89,7 +99,8 @@ def load_predictor(  # noqa: PLR0913
     """The trained model of a run, or a plain model, in evaluation mode; without `scores`, for answers alone."""
     device = torch.device("cuda" if torch.cuda.is_available() and settings.trainer.accelerator != "cpu" else "cpu")
     precision = settings.trainer.precision
-    dtype = weight_type(choose_dtype(settings.backbone.dtype, device, precision), precision)
+    asked = _type_of_run(run) if device.type == "cpu" and settings.backbone.dtype == "auto" else settings.backbone.dtype
+    dtype = weight_type(choose_dtype(asked, device, precision), precision)
     stored = settings.backbone.model_copy(update={"pretrained": True, "pretrained_weights": None})
     trained = trained_checkpoint(checkpoint, settings, run)
     base = load_model(trained, stored, dtype, problem.head)

@@ -146,7 +146,7 @@ def ended_without_a_word(folder: Path) -> Iterator[None]:
     except BaseException as error:
         try:
             said = RunFiles.read(folder).progress
-            if said is not None and said.get("status") == RUNNING:
+            if said is not None and said.get("status") in (RUNNING, None):
                 status = STOPPED if isinstance(error, Stopped) else FAILED
                 write_json(folder / PROGRESS, {**said, "status": status, "reason": _reason(error), "written": _now()})
             if said is not None:
@@ -171,6 +171,8 @@ def _reached(run: Run) -> Mapping[str, Any]:
 
 def _reason(error: BaseException) -> str:
     """What an error says, without its traceback."""
+    if isinstance(error, Stopped):
+        return f"signal {error.signum}"
     if isinstance(error, LeydenError):
         return " ".join(error.faults)
     return f"{type(error).__name__}: {error}".rstrip(": ")

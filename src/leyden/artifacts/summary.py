@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from leyden.artifacts.folder import STOPPED
-from leyden.settings.escapes import visible
+from leyden.settings.escapes import argument, visible
+from leyden.settings.stops import unread
 from leyden.settings.wording import counted
 from leyden.training.outcome import Run
 from leyden.training.problems import writes
 
 MANY = 1e6  # from here on digits say less than the exponent
-PLAIN = re.compile(r"[\w./:*?@%+-]+", re.ASCII)  # what neither a shell's quotes nor Hydra's need to keep together
 PLACES = {"report": "report.html", "model": "model", "predictions": "predictions.parquet", "log": "train.log"}
 TITLES = {"before": "before", "best": "best (kept)", "final": "after", "latest": "latest"}  # as results.json calls them
 PREFIX = "validation/"
@@ -61,10 +59,11 @@ class Summary:
 
     def show(self) -> None:
         """Say it on standard output: a table on a terminal; in a pipe, or if asked, a `name<TAB>value` on each line."""
-        if sys.stdout.isatty() and not self.plain:
-            self._draw(Console())
-        else:
-            print("\n".join(f"{name}\t{_one_line(value)}" for name, value in self.lines()), flush=True)
+        with unread():
+            if sys.stdout.isatty() and not self.plain:
+                self._draw(Console())
+            else:
+                print("\n".join(f"{name}\t{_one_line(value)}" for name, value in self.lines()), flush=True)
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Names and values for a program: numbers with all their digits, paths from the root on."""
@@ -176,11 +175,3 @@ def _one_line(value: str) -> str:
 def number(value: float) -> str:
     """Four decimals; of large numbers four digits and an exponent."""
     return f"{value:.4f}" if abs(value) < MANY or not math.isfinite(value) else f"{value:.4g}"
-
-
-def argument(key: str, value: str) -> str:
-    """`key=value` as it is typed: quoted for Hydra where its grammar needs it, and then for the shell."""
-    if not PLAIN.fullmatch(value):
-        escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", r"\'")
-        value = f"'{escaped}'"
-    return shlex.quote(f"{key}={value}")

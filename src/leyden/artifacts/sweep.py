@@ -21,7 +21,7 @@ from leyden.artifacts.csv_cells import inert
 from leyden.settings.command import SWEEP_FOLDER, job_folder
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, LeydenError
 from leyden.settings.escapes import visible
-from leyden.settings.stops import EXIT
+from leyden.settings.stops import EXIT, unread
 from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
 
 TABLE = "sweep.csv"
@@ -105,12 +105,15 @@ def finish_sweep() -> int:
     records = [replace(record, folder=str(folder / Path(record.folder).name)) for record in records]
     ordered = ranked(records, records[0].direction)
     _write_table(folder / TABLE, ordered)
-    print(_shown(ordered, folder))
-    print(_compared(folder))
+    with unread():
+        print(_shown(ordered, folder), _compared(folder), sep="\n", flush=True)
     shutil.rmtree(folder / RECORDS)
     kinds = {record.status for record in records}
     if STOPPED in kinds:
-        print(f"The sweep was stopped. To go on with that job and begin those after it: {_again(folder)}")
+        with unread():
+            print(
+                f"The sweep was stopped. To go on with that job and begin those after it: {_again(folder)}", flush=True
+            )
     return PROGRAM_FAULT if kinds & {CRASHED, STOPPED} else USER_FAULT if FAILED in kinds else 0
 
 

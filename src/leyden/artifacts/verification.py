@@ -25,13 +25,13 @@ from leyden.artifacts.export import write_card
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.manifest import results_of
 from leyden.artifacts.probe import FILE, Answers, Probe, Prober
-from leyden.artifacts.summary import argument
 from leyden.backbone.load import Chosen, weight_type
 from leyden.backbone.lora import base_location
 from leyden.backbone.quantization import KINDS, quantization_config
 from leyden.backbone.scoring import base_model
 from leyden.problem.base import Problem
 from leyden.settings.errors import ExportError
+from leyden.settings.escapes import argument
 from leyden.settings.schema import Settings
 from leyden.training.assembly import make_collator
 from leyden.training.outcome import Run

@@ -30,6 +30,7 @@ class Judged:
         given: [R, K], which was predicted.
         said: probabilities, to be held against what came true.
         came_true: of each of them.
+        exclusive: every row has one class and is given one.
     """
 
     names: Sequence[str]
@@ -37,6 +38,7 @@ class Judged:
     given: NDArray[np.bool_]
     said: Sequence[float]
     came_true: Sequence[bool]
+    exclusive: bool
 
     @property
     def accuracy(self) -> float:
@@ -44,11 +46,6 @@ class Judged:
         if self.exclusive:
             return float((self.true & self.given).any(axis=1).mean())
         return float((self.true == self.given).mean())
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether every row has one class and is given one."""
-        return bool((self.true.sum(axis=1) == 1).all() and (self.given.sum(axis=1) == 1).all() and len(self.names) > 1)
 
 
 def class_section(predictions: PredictionTable) -> Section | None:
@@ -119,7 +116,7 @@ def judged_rows(predictions: PredictionTable, *, before: bool = False) -> Judged
     else:
         names = [*outputs, *sorted({*true, *given} - {*outputs})]
         said, came_true = table.max(axis=1).tolist(), [one == other for one, other in zip(true, given, strict=True)]
-    return Judged(names, _indicators(true, names), _indicators(given, names), said, came_true)
+    return Judged(names, _indicators(true, names), _indicators(given, names), said, came_true, exclusive=True)
 
 
 def judged_labels(predictions: PredictionTable, *, before: bool = False) -> Judged | None:
@@ -141,7 +138,7 @@ def judged_labels(predictions: PredictionTable, *, before: bool = False) -> Judg
     if not known.any():
         return None
     yes = true[known] > EVEN
-    return Judged(names, yes, given[known] > EVEN, said[known].ravel().tolist(), yes.ravel().tolist())
+    return Judged(names, yes, given[known] > EVEN, said[known].ravel().tolist(), yes.ravel().tolist(), exclusive=False)
 
 
 def _indicators(cells: Sequence[str], names: Sequence[str]) -> NDArray[np.bool_]:

@@ -52,7 +52,8 @@ class ComparedRun:
     @cached_property
     def metrics(self) -> dict[str, float]:
         """What the model that is kept was worth, by the metric's name; of a run without results, the latest values."""
-        results, policy = self.files.results or {}, self.files.setting("checkpoint.policy")
+        results = self.files.results if self.status in ("done", "failed", "stopped") else None
+        results, policy = results or {}, self.files.setting("checkpoint.policy")
         kept = (results.get("best") if policy == "best" else None) or results.get("final")
         if not kept:
             series = self.files.series
@@ -164,7 +165,9 @@ def _collect_inside(folder: Path, found: Found, seen: set[Path], depth: int) -> 
     for place, run in enumerate(found.runs[before:], before):
         if run.folder.parent == folder and (job := jobs.pop(run.folder.name, None)) and job["status"] != "done":
             found.runs[place] = replace(run, status=job["status"], reason=job["reason"] or run.reason)
-    for number, job in jobs.items():  # their folders were never made
+    for number, job in jobs.items():
+        if (folder / number).is_dir():  # only looked at, or named already
+            continue
         reason = ": ".join(filter(None, (job["overrides"], job["reason"])))
         found.left_out = [one for one in found.left_out if one[0] != folder / number]
         found.runs.append(ComparedRun(number, folder / number, RunFiles(folder / number), job["status"], reason))

@@ -23,15 +23,15 @@ OWN = {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "pea
 # Curves of pairs that belong into one chart: title, y axis, names, and what they mean.
 PAIRS = (
     ("Reward margin", "reward", ("reward_margin",),
-     "How much more the model favours the chosen answer over the rejected one than the reference does, times beta: "
-     "above 0 it has learned the preference, and a margin that rises on training alone is memory."),
+     "Reward of the chosen answer less that of the rejected one: the higher, the clearer the preference. A margin that "
+     "rises on training alone is memory."),
     ("Preference accuracy", "share of pairs", ("preference_accuracy",),
      "The share of pairs whose chosen answer has the higher reward: 0.5 is a coin; from 1 on only margins can grow."),
     ("Rewards of both answers", "reward", ("chosen_reward", "rejected_reward"),
-     "Beta times the change of each answer's log-probability since the reference: the gap between both is the margin."),
+     "Beta times an answer's score, less the reference's score where the loss has one: the gap is the margin."),
     ("Log-probabilities of both answers", "nats", ("chosen_logp", "rejected_logp"),
-     "How likely the model finds each answer as a whole. Both often fall; what counts is that the rejected one falls "
-     "further. If the chosen one falls far, answers get worse: lower the learning rate or raise beta."),
+     "How likely the model finds each answer. Both often fall; what counts is that the rejected one falls further. If "
+     "the chosen one falls far, answers get worse: lower the learning rate or raise beta."),
 )  # fmt: skip
 
 

@@ -37,5 +37,5 @@ def number_figures(targets: Sequence[float], predictions: Sequence[float]) -> Nu
     target = np.asarray(targets, dtype=np.float64)
     errors = np.asarray(predictions, dtype=np.float64) - target
     spread = float(((target - target.mean()) ** 2).sum())
-    r2 = 1 - float((errors**2).sum()) / spread if spread else float("nan")
+    r2 = 1 - float((errors**2).sum()) / spread if target.max() > target.min() else float("nan")
     return NumberFigures(len(target), float((errors**2).mean()), float(np.abs(errors).mean()), float(errors.mean()), r2)

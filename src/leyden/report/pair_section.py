@@ -59,6 +59,6 @@ def _margins(margins: list[float]) -> Markup:
         figure_of([bars], layout=layout),
         f"Histogram of the reward margins of {len(margins)} pairs: reward of the chosen answer less that of the other.",
         title="Reward margins",
-        note="Right of 0 the chosen answer has gained more than the rejected one since the reference.",
+        note="Right of 0 the chosen answer has the higher reward.",
         table=(("Middle of the bin", "Pairs"), list(zip(middles, counts, strict=True))),
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from leyden.report.page import Section, duration, fill, number
 from leyden.report.run_files import RunFiles
+from leyden.settings.escapes import argument
 
 SHOWN = {  # status: how it is said, and the colour of that
     "running": ("Running", ""),
@@ -19,6 +20,7 @@ SHOWN = {  # status: how it is said, and the colour of that
     "failed": ("Failed", "bad"),
     "looked at": ("Looked at, not trained", ""),
 }
+ENDED = ("done", "failed", "stopped")
 BETTER = {"loss": "min", "preference_accuracy": "max", "reward_margin": "max"}  # those that no setting chooses
 TOTALS = ("rows", "samples", "tokens", "tokens to predict", "share of tokens to predict", "labels to predict",
           "answers", "answers ended by a stop token")  # fmt: skip
@@ -78,13 +80,21 @@ def section(run: RunFiles) -> Section:
         "summary",
         "Summary",
         fill(
-            "summary", word=word, color=color, status=status, reason=_said(run, "reason") or "", faults=_faults(run),
+            "summary", word=word, color=color, status=status, resume=_resume(run),
+            reason=_said(run, "reason") or "", faults=_faults(run),
             progress=_progress(run), figures=list(_figures(run, measured)), measured=measured, marked=_marked(run),
             parts=_parts(run), counts=_counts(run), absent=_absent(run), warnings=_said(run, "warnings") or (),
-            damaged=run.damaged, seconds=_seconds(run), folder=str(run.folder), notes=list(_notes(run)),
+            damaged=run.damaged, seconds=_seconds(run), notes=list(_notes(run)),
             written=_time(_said(run, "written")),
         ),
     )  # fmt: skip
+
+
+def _resume(run: RunFiles) -> str:
+    """The command that goes on with a run; empty where it has no checkpoint to go on from."""
+    if not any((run.folder / "checkpoints").glob("step-*")):
+        return ""
+    return f"python train.py {argument('resume', str(run.folder))}"
 
 
 def described(run: RunFiles) -> str:
@@ -111,14 +121,15 @@ def metrics_of(run: RunFiles) -> Iterator[Measured]:
     """
     directions = {**BETTER, **(_said(run, "metrics") or {})}
     found = {name.removeprefix("validation/"): rows for name, rows in run.series.items() if name.startswith("valid")}
-    best = ((run.results or {}).get("best") or {}).get("step")
+    results = (run.results or {}) if status_of(run) in ENDED else {}  # those of an earlier part say nothing of this one
+    best, end = ((results.get(name) or {}).get("step") for name in ("best", "final"))
     first = next(iter(_said(run, "metrics") or run.setting("metric") or {}), "loss")
     for name in sorted(found, key=lambda one: (one != first, one != "loss")):
         rows, better = found[name], directions.get(name)
         values = {int(step): float(value) for step, value in zip(rows["step"], rows["value"], strict=True)}
         before = values.get(0)
         last = max(values)
-        final = values[last] if last or not (run.results or {}).get("final") else None
+        final = values.get(end, values[last]) if end is not None else values[last] if last else None
         at = best if best in values else _best(values, better)
         yield Measured(
             name, before, values.get(at) if at is not None else None, final, at, verdict(before, final, better)
@@ -144,7 +155,7 @@ def _best(values: Mapping[int, float], better: str | None) -> int | None:
 def _said(run: RunFiles, name: str) -> Any:
     """A fact that both files may have; where they disagree on how it ended, the manifest is of an earlier part."""
     sources = [run.progress or {}, run.manifest or {}]
-    if sources[0].get("status") == sources[1].get("status"):
+    if sources[0].get("status") == sources[1].get("status") and status_of(run) in ENDED:
         sources.reverse()
     return next((one[name] for one in sources if one.get(name) is not None), None)
 
@@ -164,10 +175,12 @@ def _figures(run: RunFiles, measured: Sequence[Measured]) -> Iterator[Figure]:
         yield Figure(one.name.replace("_", " "), number(one.final), ", ".join(filter(None, [start, one.verdict])))
     ended = status_of(run) in ("done", "failed")
     seconds = (run.manifest or {}).get("seconds") or {}
-    whole = seconds.get("in all") if ended and "in all" in seconds else _said(run, "seconds")
+    whole = seconds.get("in all") if ended and "in all" in seconds else (run.progress or {}).get("seconds")
     if isinstance(whole, int | float):
         alone = seconds.get("train alone")
-        yield Figure("time", duration(whole), f"{duration(alone)} in updates" if alone and ended else "so far")
+        more = [f"{duration(alone)} in updates" if alone and ended else "so far" if not ended else ""]
+        more += ["since it was gone on with"] * bool(run.resumes)
+        yield Figure("time", duration(whole), ", ".join(filter(None, more)))
     if (speed := _said(run, "tokens_per_second")) is not None:
         yield Figure("tokens per second", number(round(speed)), "in updates")
     if (peak := _said(run, "peak_memory_gib")) is not None:

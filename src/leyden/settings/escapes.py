@@ -3,11 +3,13 @@ r"""Escapes: `\n`, `\t`, `\uXXXX`, `\\` in markers are read; what steers a termi
 from __future__ import annotations
 
 import re
+import shlex
 
 _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"', "0": "\0"}
 _LAST = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAIN = re.compile(r"[\w./:*?@%+-]+", re.ASCII)  # what neither a shell's quotes nor Hydra's need to keep together
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U([0-9a-fA-F]{8})|(.)|$)", re.DOTALL)
 
 
@@ -41,3 +43,11 @@ def visible(text: str) -> str:
     Line ends and tabs stay. The one character 27 becomes the four characters `\x1b`.
     """
     return _STEERING.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def argument(key: str, value: str) -> str:
+    """`key=value` as it is typed: quoted for Hydra where its grammar needs it, and then for the shell."""
+    if not _PLAIN.fullmatch(value):
+        escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", r"\'")
+        value = f"'{escaped}'"
+    return shlex.quote(f"{key}={value}")

@@ -22,6 +22,9 @@ from leyden.settings.wording import faults_of
 Model = TypeVar("Model", bound=Group)
 
 
+ADDED: dict[str, Any] = {"mode": "train", "dry_run": False}  # settings that runs of before do not have
+
+
 def read(config: DictConfig, explicit: frozenset[str] = frozenset()) -> Settings:
     """Turn the composed config into settings.
 
@@ -100,7 +103,8 @@ def saved_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error}. Name a folder that train.py has written.") from error
     if not isinstance(tree, dict) or "dataset" not in tree:
         raise ConfigError(f"{path} holds no settings of a run. Name a folder that train.py has written.")
-    return {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
+    settings = {key: value for key, value in tree.items() if key not in ("defaults", "hydra")}
+    return {**ADDED, **settings}
 
 
 def dump(settings: BaseModel) -> dict[str, Any]:

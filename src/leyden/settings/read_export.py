@@ -86,6 +86,9 @@ def _faults_of_run(wanted: ExportSettings, settings: Settings, folder: Path) -> 
             f"merge=true: {folder} was trained with lora=none, so {folder / 'model'} holds the whole model already. "
             "Leave merge out."
         )
+    output = output_of(wanted, folder) if wanted.format == "gguf" and settings.lora is not None else None
+    if output is not None and (weights := output.with_name(f"{output.name}-weights")).exists():
+        yield f"format=gguf: {weights} is there already, where the merged weights go meanwhile. Move it away."
     if wanted.format == "gguf" and _json(folder / "model" / "config.json").get("problem_type"):
         yield f"format=gguf: {folder} was trained with a head, and a GGUF file holds a model that writes text."
     if wanted.to is None or settings.lora is None or wanted.merge or wanted.format == "gguf":

@@ -19,7 +19,9 @@ from leyden.settings.wording import show
 
 AUTO = "auto"
 CONFIG = "config.yaml"
-LOOKS = frozenset({CONFIG, "data.json", "dry_run.json", "report.html", "train.log", ".lock"})  # what a look leaves
+LOOKS = frozenset(
+    {CONFIG, "data.json", "dry_run.json", "report.html", "train.log", ".lock", "base"}
+)  # what a look leaves
 TYPED = "# Typed: "  # in the config of a run: its command line
 RUN = "# Run: "  # there too: its identity, and the hash of what follows
 FREE = frozenset({  # what does not touch the numbers of an update, or says how long and on what the training goes on
@@ -117,7 +119,9 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 def is_look(folder: Path) -> bool:
     """Whether mode=inspect or dry_run=true has written all that a folder holds: a run may take its place."""
-    if not (folder / CONFIG).is_file() or not {file.name for file in folder.iterdir()} <= LOOKS:
+    if not (folder / CONFIG).is_file():
+        return False
+    if not {file.name for file in folder.iterdir() if file.suffix != ".partial"} <= LOOKS:
         return False
     try:
         saved = saved_config(folder / CONFIG)

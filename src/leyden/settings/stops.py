@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -34,3 +35,12 @@ def ended_by_signals() -> Iterator[None]:
 def _end(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
     print(f"{signal.Signals(signum).name}: this ends here.", file=sys.stderr)
     raise SystemExit(EXIT + signum)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Go on where nobody reads standard output any more: what was done is worth more than saying so."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

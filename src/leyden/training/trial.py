@@ -36,6 +36,7 @@ from leyden.training.run import epochs_of, settle
 from leyden.training.trainer import make_trainer
 from leyden.training.update import trained_weights
 from leyden.training.used_memory import peak_memory_gib, resident_gib
+from leyden.training.weight_types import Loaded, choose_weights
 
 USUAL = 3  # updates of batches as they come
 ANSWERED = 4  # validation samples that are answered, where the run will answer all
@@ -64,7 +65,8 @@ def try_run(settings: Settings, material: Material, folder: Path) -> Trial:
         quiet_libraries()
         L.seed_everything(settings.seed, workers=True, verbose=False)
         clock = time.perf_counter()
-        backbone, _, attention = load_backbone(settings, material)
+        settings, chosen = choose_weights(settings, material, lambda wanted: Loaded(*load_backbone(wanted, material)))
+        backbone, attention = chosen.backbone, chosen.attention
         loaded = time.perf_counter() - clock + sum(material.seconds.values())
         settings, _, collator = settle(settings, material, backbone, attention, folder)
         alone = alone.model_copy(update={"batch_size": settings.trainer.batch_size})
@@ -97,7 +99,7 @@ class _Bench:
         longest = _cut(order, rows, passes)
         source = self.data.train_dataloader().batch_sampler
         usual = list(islice(iter(source), passes * USUAL))
-        usual += usual[: -len(usual) % passes]
+        usual = (usual * passes)[: -(-len(usual) // passes) * passes]
         self.updates = [longest, *_windows(usual, passes), longest]
 
     @property

@@ -18,8 +18,9 @@ from leyden.backbone.attention import AttentionChoice
 from leyden.backbone.load import Chosen
 from leyden.data.batches import Batch
 from leyden.settings.schema import Settings
-from leyden.training.assembly import make_collator, make_module
+from leyden.training.assembly import longest_shared, make_collator, make_module
 from leyden.training.devices import world_size
+from leyden.training.memory import choose_budget
 from leyden.training.prepare import Material
 from leyden.training.update import drop_gradients, trained_weights
 
@@ -63,7 +64,7 @@ class Trial:
 
 
 def choose_weights(
-    settings: Settings, material: Material, load: Callable[[Settings], Loaded]
+    settings: Settings, material: Material, load: Callable[[Settings], Loaded], *, begun: bool = False
 ) -> tuple[Settings, Loaded]:
     """The backbone whose weights have the better type for this machine; as it was loaded where nothing is to choose.
 
@@ -75,8 +76,11 @@ def choose_weights(
         settings: of the run.
         material: from `prepare`.
         load: what makes a backbone from settings.
+        begun: the run goes on, with the type that it began with.
     """
     loaded = load(settings)
+    if begun:
+        return settings, loaded
     if (why := _nothing_to_choose(settings, loaded)) is not None:
         return settings, replace(loaded, dtype=replace(loaded.dtype, reason=why))
     batch = _longest(settings, material, loaded)
@@ -177,5 +181,6 @@ def _nothing_to_choose(settings: Settings, loaded: Loaded) -> str | None:
 def _longest(settings: Settings, material: Material, loaded: Loaded) -> Sequence[Batch]:
     """The longest training samples, as many as a batch has."""
     order = (-material.train.fit.lengths.array).argsort(kind="stable")[: settings.trainer.rows].tolist()
-    collator = make_collator(settings, material.tokenizer, loaded.backbone, loaded.attention)
+    budget = choose_budget(settings, loaded.backbone, material.problem.loss, longest_shared(settings, material))
+    collator = make_collator(settings, material.tokenizer, loaded.backbone, loaded.attention, budget.tokens)
     return collator.passes([material.train.trees[number] for number in order])
