@@ -14,9 +14,9 @@ CHROMIUM = shutil.which("chromium")
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium without a window; its tests are skipped where there is none."""
+    """Chromium without a window; its tests are skipped where there is none. It is gone when other tests begin."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     from playwright.sync_api import sync_playwright
