@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from leyden.report import configuration, curves, summary
+from leyden.report import configuration, curves, measured, summary
 from leyden.report.__main__ import main
 from leyden.report.page import number
 from leyden.report.report import write_report
@@ -37,7 +37,7 @@ def test_the_summary_has_the_numbers_of_the_results(preference_run: Path) -> Non
     said = text_of(summary.section(run).body)
     assert said.startswith("Done 12 of 12 updates.")
     results = json.loads((preference_run / "results.json").read_text())
-    for one in summary.metrics_of(run):
+    for one in measured.metrics_of(run):
         key = f"validation/{one.name}"
         assert (one.before, one.final) == (results["before"][key], results["final"][key])
         assert one.best == results["best"][key]
@@ -60,7 +60,7 @@ def test_the_summary_has_the_numbers_of_the_results(preference_run: Path) -> Non
     ],
 )  # fmt: skip
 def test_better_and_worse(before: float | None, after: float | None, better: str | None, expected: str) -> None:
-    assert summary.verdict(before, after, better) == expected
+    assert measured.verdict(before, after, better) == expected
 
 
 def test_a_run_that_goes_on_shows_its_last_evaluation_so_far(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_run_that_goes_on_shows_its_last_evaluation_so_far(tmp_path: Path) -> 
     progress = {"status": "running", "updates": 20, "updates_done": 8, "metrics": {"bleu": "max"}, "seconds": 61.0,
                 "written": "2026-01-01T10:00:00+00:00", "warnings": ["odd <rows>"]}  # fmt: skip
     run = run_of(tmp_path, rows, progress=progress)
-    (one,) = summary.metrics_of(run)
+    (one,) = measured.metrics_of(run)
     assert (one.before, one.best, one.final, one.at, one.verdict, one.change) == (1.0, 5.0, 3.0, 4, "better", 2.0)
     body = summary.section(run).body
     said = text_of(body)
@@ -91,7 +91,20 @@ def test_a_run_that_ended_early_says_why_and_how_it_goes_on(tmp_path: Path, stat
     said = text_of(summary.section(run).body)
     assert said.startswith(f"{word} 3 of 9 updates.")
     assert "the &lt;b&gt;disk&lt;/b&gt;" in said
-    assert f"python train.py resume={tmp_path}" in said
+    assert "There is no checkpoint to go on from." in said
+    (tmp_path / "checkpoints" / "step-00000003").mkdir(parents=True)
+    assert f"python train.py resume={tmp_path}" in text_of(summary.section(run).body)
+
+
+def test_a_run_that_goes_on_says_nothing_of_its_earlier_part(tmp_path: Path) -> None:
+    """Its manifest and its results are those of the part before."""
+    earlier = {"status": "running", "updates": 8, "updates_done": 8, "seconds": {"in all": 60.0}}
+    run = run_of(
+        tmp_path, progress={"status": "running", "updates": 16, "updates_done": 9, "seconds": 5.0}, manifest=earlier
+    )
+    said = text_of(summary.section(run).body)
+    assert said.startswith("Running 9 of 16 updates.")
+    assert "5.0 s so far" in said
 
 
 def test_what_was_cut_and_dropped_stands_out_and_what_was_not_is_named(tmp_path: Path) -> None:

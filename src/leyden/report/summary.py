@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from leyden.report.measured import Measured, metrics_of, said_of, status_of
 from leyden.report.page import Section, duration, fill, number
 from leyden.report.run_files import RunFiles
 from leyden.settings.escapes import argument
@@ -20,12 +20,9 @@ SHOWN = {  # status: how it is said, and the colour of that
     "failed": ("Failed", "bad"),
     "looked at": ("Looked at, not trained", ""),
 }
-ENDED = ("done", "failed", "stopped")
-BETTER = {"loss": "min", "preference_accuracy": "max", "reward_margin": "max"}  # those that no setting chooses
 TOTALS = ("rows", "samples", "tokens", "tokens to predict", "share of tokens to predict", "labels to predict",
           "answers", "answers ended by a stop token")  # fmt: skip
 SHOWN_TOTALS = TOTALS[:4]
-SMALL = 1e-9  # a change of less, as a share, is none
 
 
 @dataclass(frozen=True)
@@ -43,34 +40,6 @@ class Figure:
     more: str = ""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A metric over the run.
-
-    Attributes:
-        name: of the metric.
-        before: training; None: it was not measured.
-        best: of all evaluations.
-        final: the last.
-        at: the update of the best evaluation.
-        verdict: "better", "worse", "equal", or empty where there is nothing to compare, or no better and worse.
-    """
-
-    name: str
-    before: float | None
-    best: float | None
-    final: float | None
-    at: int | None
-    verdict: str
-
-    @property
-    def change(self) -> float | None:
-        """From before training to the last evaluation; None where one of them is missing or not finite."""
-        if self.before is None or self.final is None or not math.isfinite(self.final - self.before):
-            return None
-        return self.final - self.before
-
-
 def section(run: RunFiles) -> Section:
     """What a reader wants to know first."""
     status = status_of(run)
@@ -81,11 +50,11 @@ def section(run: RunFiles) -> Section:
         "Summary",
         fill(
             "summary", word=word, color=color, status=status, resume=_resume(run),
-            reason=_said(run, "reason") or "", faults=_faults(run),
+            reason=said_of(run, "reason") or "", faults=_faults(run),
             progress=_progress(run), figures=list(_figures(run, measured)), measured=measured, marked=_marked(run),
-            parts=_parts(run), counts=_counts(run), absent=_absent(run), warnings=_said(run, "warnings") or (),
+            parts=_parts(run), counts=_counts(run), absent=_absent(run), warnings=said_of(run, "warnings") or (),
             damaged=run.damaged, seconds=_seconds(run), notes=list(_notes(run)),
-            written=_time(_said(run, "written")),
+            written=_time(said_of(run, "written")),
         ),
     )  # fmt: skip
 
@@ -106,62 +75,8 @@ def described(run: RunFiles) -> str:
     return " · ".join(filter(None, [problem, backbone, ", ".join(names)]))
 
 
-def status_of(run: RunFiles) -> str:
-    """How it is with a run: running, stopped, failed, done, looked at; empty where no file says so."""
-    found = (run.progress or run.manifest or {}).get("status")
-    if found is None and (run.setting("mode") == "inspect" or run.setting("dry_run") is True):
-        return "looked at"
-    return str(found or "")
-
-
-def metrics_of(run: RunFiles) -> Iterator[Measured]:
-    """Each validation metric before training, at its best evaluation and in the end, the chosen one first.
-
-    While the run goes on they come from its log; what `final` says is then the last evaluation so far.
-    """
-    directions = {**BETTER, **(_said(run, "metrics") or {})}
-    found = {name.removeprefix("validation/"): rows for name, rows in run.series.items() if name.startswith("valid")}
-    results = (run.results or {}) if status_of(run) in ENDED else {}  # those of an earlier part say nothing of this one
-    best, end = ((results.get(name) or {}).get("step") for name in ("best", "final"))
-    first = next(iter(_said(run, "metrics") or run.setting("metric") or {}), "loss")
-    for name in sorted(found, key=lambda one: (one != first, one != "loss")):
-        rows, better = found[name], directions.get(name)
-        values = {int(step): float(value) for step, value in zip(rows["step"], rows["value"], strict=True)}
-        before = values.get(0)
-        last = max(values)
-        final = values.get(end, values[last]) if end is not None else values[last] if last else None
-        at = best if best in values else _best(values, better)
-        yield Measured(
-            name, before, values.get(at) if at is not None else None, final, at, verdict(before, final, better)
-        )
-
-
-def verdict(before: float | None, after: float | None, better: str | None) -> str:
-    """Whether a metric is "better", "worse" or "equal" after than before; empty where that cannot be said."""
-    if before is None or after is None or better is None or not (math.isfinite(before) and math.isfinite(after)):
-        return ""
-    if math.isclose(before, after, rel_tol=SMALL, abs_tol=SMALL):
-        return "equal"
-    return "better" if (after < before) == (better == "min") else "worse"
-
-
-def _best(values: Mapping[int, float], better: str | None) -> int | None:
-    finite = {step: value for step, value in values.items() if math.isfinite(value)}
-    if better is None or not finite:
-        return None
-    return min(finite, key=lambda step: finite[step] if better == "min" else -finite[step])
-
-
-def _said(run: RunFiles, name: str) -> Any:
-    """A fact that both files may have; where they disagree on how it ended, the manifest is of an earlier part."""
-    sources = [run.progress or {}, run.manifest or {}]
-    if sources[0].get("status") == sources[1].get("status") and status_of(run) in ENDED:
-        sources.reverse()
-    return next((one[name] for one in sources if one.get(name) is not None), None)
-
-
 def _progress(run: RunFiles) -> str:
-    done, planned = _said(run, "updates_done"), _said(run, "updates")
+    done, planned = said_of(run, "updates_done"), said_of(run, "updates")
     if planned is None:
         return "No update is done yet." if status_of(run) == "running" else ""
     return f"{number(done or 0)} of {number(planned)} updates."
@@ -181,9 +96,9 @@ def _figures(run: RunFiles, measured: Sequence[Measured]) -> Iterator[Figure]:
         more = [f"{duration(alone)} in updates" if alone and ended else "so far" if not ended else ""]
         more += ["since it was gone on with"] * bool(run.resumes)
         yield Figure("time", duration(whole), ", ".join(filter(None, more)))
-    if (speed := _said(run, "tokens_per_second")) is not None:
+    if (speed := said_of(run, "tokens_per_second")) is not None:
         yield Figure("tokens per second", number(round(speed)), "in updates")
-    if (peak := _said(run, "peak_memory_gib")) is not None:
+    if (peak := said_of(run, "peak_memory_gib")) is not None:
         yield Figure("peak memory", f"{number(peak, 3)} GiB", "of the first process")
     if (parameters := (run.manifest or {}).get("parameters")) is not None:
         share = parameters["trained"] / max(1, parameters["all"])
@@ -203,7 +118,7 @@ def _notes(run: RunFiles) -> Iterator[str]:
         ("empty_updates", "updates were left out, as all their rows have weight 0"),
         ("unscored_validation_samples", "validation samples have no target, and are in no metric"),
     ):
-        if count := _said(run, name):
+        if count := said_of(run, name):
             yield f"{number(count)} {words}."
     for kind, state in ((run.manifest or {}).get("trackers") or {}).items():
         if state != "complete":
@@ -221,12 +136,12 @@ def _marked(run: RunFiles) -> str:
 
 
 def _parts(run: RunFiles) -> list[str]:
-    return list(_said(run, "counts") or {})
+    return list(said_of(run, "counts") or {})
 
 
 def _counts(run: RunFiles) -> list[tuple[str, list[Any], bool]]:
     """What the gates counted: a few totals, then all that is not 0: what was cut, dropped, repeated, shared."""
-    counts = _said(run, "counts") or {}
+    counts = said_of(run, "counts") or {}
     names = list(dict.fromkeys(name for part in counts.values() for name in part))
     rows = [(name, [_cell(name, part.get(name)) for part in counts.values()]) for name in names]
     totals = [(name, cells, False) for name, cells in rows if name in SHOWN_TOTALS]
@@ -238,7 +153,7 @@ def _counts(run: RunFiles) -> list[tuple[str, list[Any], bool]]:
 
 def _absent(run: RunFiles) -> list[str]:
     """What the gates looked for and did not find."""
-    counts = _said(run, "counts") or {}
+    counts = said_of(run, "counts") or {}
     names = dict.fromkeys(name for part in counts.values() for name in part)
     return [name for name in names if name not in TOTALS and not any(part.get(name) for part in counts.values())]
 

@@ -120,9 +120,8 @@ def _assemble(settings: Settings, material: Material, frame: Frame) -> tuple[Run
     kept = None if is_later_rank() else folder
     asked = settings.backbone.dtype
     settings, kept_values = with_settled(settings, start[-1].settled if start else {})
-    settings, loaded = choose_weights(
-        settings, material, lambda wanted: Loaded(*load_backbone(wanted, material, kept)), begun=bool(start)
-    )
+    load = partial(load_backbone, material=material, folder=kept)
+    settings, loaded = choose_weights(settings, material, lambda one: Loaded(*load(one)), begun=bool(start))
     backbone, dtype, attention = loaded.backbone, replace(loaded.dtype, requested=asked), loaded.attention
     seconds = {"load weights": time.perf_counter() - clock}
     settings, found, collator = settle(settings, material, backbone, attention, folder)
