@@ -165,12 +165,13 @@ def _collect_inside(folder: Path, found: Found, seen: set[Path], depth: int) -> 
     for place, run in enumerate(found.runs[before:], before):
         if run.folder.parent == folder and (job := jobs.pop(run.folder.name, None)) and job["status"] != "done":
             found.runs[place] = replace(run, status=job["status"], reason=job["reason"] or run.reason)
-    for number, job in jobs.items():
-        if (folder / number).is_dir():  # only looked at, or named already
+    for number, job in jobs.items():  # those that came to no run
+        place = folder / number
+        if is_look(place) or place.resolve() in {run.folder.resolve() for run in found.runs}:  # or named already
             continue
         reason = ": ".join(filter(None, (job["overrides"], job["reason"])))
-        found.left_out = [one for one in found.left_out if one[0] != folder / number]
-        found.runs.append(ComparedRun(number, folder / number, RunFiles(folder / number), job["status"], reason))
+        found.left_out = [one for one in found.left_out if one[0] != place]
+        found.runs.append(ComparedRun(number, place, RunFiles(place), job["status"], reason))
 
 
 def _jobs(path: Path) -> dict[str, dict[str, str]]:
