@@ -24,7 +24,7 @@ def reliability(output: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_few_kills_and_faults_and_a_short_soak(tmp_path: Path) -> None:
-    done = reliability(tmp_path, "kills=1", "faults=3", "updates=90", "seed=11")
+    done = reliability(tmp_path, "kills=1", "faults=3", "updates=150", "seed=11")
     assert done.returncode == 0, done.stderr
     assert "| sft | 1 |" in done.stdout
     assert "| dpo | 1 |" in done.stdout
