@@ -29,7 +29,7 @@ install: $(CORE)  ## Make .venv if there is none and install the pinned requirem
 train: $(CORE)  ## Install, then fine-tune with DPO on the embedded dataset; settings in ARGS="..."
 	$(RUN) train.py problem=dpo backbone=llama $(ARGS)
 
-test: $(TEST)  ## Install, then run every test, slow ones too (about 13 minutes on 2 cores)
+test: $(TEST)  ## Install, then run every test, slow ones too (about 15 minutes on 2 cores)
 	$(PYTEST) $(ARGS)
 
 quick: $(TEST)  ## Run the tests that are not slow
