@@ -166,12 +166,12 @@ def _collect_inside(folder: Path, found: Found, seen: set[Path], depth: int) -> 
         if run.folder.parent == folder and (job := jobs.pop(run.folder.name, None)) and job["status"] != "done":
             found.runs[place] = replace(run, status=job["status"], reason=job["reason"] or run.reason)
     for number, job in jobs.items():  # those that came to no run
-        place = folder / number
-        if is_look(place) or place.resolve() in {run.folder.resolve() for run in found.runs}:  # or named already
+        own = folder / number
+        if is_look(own) or own.resolve() in {run.folder.resolve() for run in found.runs}:  # or named already
             continue
         reason = ": ".join(filter(None, (job["overrides"], job["reason"])))
-        found.left_out = [one for one in found.left_out if one[0] != place]
-        found.runs.append(ComparedRun(number, place, RunFiles(place), job["status"], reason))
+        found.left_out = [one for one in found.left_out if one[0] != own]
+        found.runs.append(ComparedRun(number, own, RunFiles(own), job["status"], reason))
 
 
 def _jobs(path: Path) -> dict[str, dict[str, str]]:
