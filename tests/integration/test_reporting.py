@@ -13,7 +13,7 @@ import pytest
 from tests.effects.small_runs import settings_of
 from tests.integration.stopped_runs import run, stop_after, stopped
 
-from leyden.artifacts import reporting
+from leyden.artifacts import preparation, reporting
 from leyden.artifacts.job import run_job
 from leyden.artifacts.reporting import ended_without_a_word
 from leyden.report import configuration, report, summary
@@ -155,6 +155,17 @@ def test_a_fault_of_the_page_is_one_warning_and_the_run_goes_on(
     assert said["report"]["written"] == 0
     assert "ZeroDivisionError: planted" in said["report"]["fault"]
     assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_data_that_cannot_be_described_end_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> dict[str, Any]:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(preparation, "describe_data", broken)
+    run_job(settings_of(tmp_path, COLUMNS, *WORDS))
+    assert manifest(tmp_path / "run")["status"] == "done"
+    assert "data.json could not be written (ZeroDivisionError: planted)" in (tmp_path / "run/train.log").read_text()
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_a_section_that_fails_is_named_and_the_others_are_there(

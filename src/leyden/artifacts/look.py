@@ -52,7 +52,7 @@ def look(settings: Settings, job_folder: Path | None = None) -> float:
         material = stack.enter_context(prepared(settings, folder))
         stack.enter_context(created_folder(folder, settings, typed_overrides()))
         run_log.open(folder.log)
-        announce(material, settings, folder)
+        announce(material, settings, folder, needed=True)
         page = _page(folder)
         if settings.dry_run:
             found = estimate(try_run(settings, material, folder.path), material.train.fit.lengths.array)

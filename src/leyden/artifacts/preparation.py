@@ -43,12 +43,25 @@ def prepared(settings: Settings, folder: RunFolder) -> Iterator[Material]:
         yield replace(material, checkpoint=replace(material.checkpoint, weights_root=folder.path / "base"))
 
 
-def announce(material: Material, settings: Settings, folder: RunFolder) -> None:
-    """Say what the gates before training counted, a block for each part, and what is odd; write `data.json`."""
+def announce(material: Material, settings: Settings, folder: RunFolder, *, needed: bool = False) -> None:
+    """Say what the gates before training counted, a block for each part, and what is odd; write `data.json`.
+
+    Args:
+        material: from `prepare`.
+        settings: of the run.
+        folder: that is there.
+        needed: there is no run that could go on without `data.json`.
+    """
     for line in blocks(material.counts):
         log.info("%s", line)
     say(material.warnings)
-    if not is_later_rank():
-        clock = time.perf_counter()
+    if is_later_rank():
+        return
+    clock = time.perf_counter()
+    try:
         write_json(folder.path / "data.json", describe_data(settings, material), indent=None)
-        material.seconds["describe the data"] = time.perf_counter() - clock
+    except Exception as error:  # of any kind: a training is worth more than what a page says of its data
+        if needed:
+            raise
+        log.warning("data.json could not be written (%s: %s); the run goes on without it.", type(error).__name__, error)
+    material.seconds["describe the data"] = time.perf_counter() - clock

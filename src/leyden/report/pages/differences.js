@@ -74,7 +74,7 @@ leyden.differences = (() => {
   /** Both texts as runs, and why there are no marks, if so. */
   return (from, to) => {
     const a = wordsOf(from), b = wordsOf(to), plain = { from: [[from, false]], to: [[to, false]] };
-    if (from === to) return { ...plain, said: "No difference." };
+    if (from === to) return { ...plain, said: "No difference in what is shown." };
     if (blank(to)) return { ...plain, said: "The second one is empty." };
     const kept = common(a, b);
     if (!kept) return { ...plain, said: "Too long to be compared word by word." };
