@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from leyden.report.measured import KILLED, status_of, without_a_word
 from leyden.report.run_files import RunFiles
 from leyden.settings.config_files import definition
 from leyden.settings.resuming import CONFIG, is_look
@@ -192,8 +193,10 @@ def _end(files: RunFiles) -> tuple[str, str]:
     manifest, progress = files.manifest or {}, files.progress or {}
     faults = manifest.get("faults")
     told = [str(one) for kind in faults.values() for one in kind] if isinstance(faults, Mapping) else []
-    status = progress.get("status") or manifest.get("status") or ("done" if manifest else UNFINISHED)
-    return str(status), str(progress.get("reason") or " ".join(told))
+    status = status_of(files) or ("done" if manifest else UNFINISHED)
+    if status == KILLED:
+        return status, without_a_word(files)
+    return status, str(progress.get("reason") or " ".join(told))
 
 
 def _named(runs: Sequence[ComparedRun]) -> list[ComparedRun]:

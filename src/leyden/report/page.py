@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -83,9 +84,12 @@ def write_page(path: Path, page: str) -> None:
         path: of the file.
         page: from `render_page`.
     """
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a run and a reader may both be writing it
+    try:
+        draft.write_text(page, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def fill(template: str, **values: Any) -> Markup:
