@@ -38,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(words: Sequence[str]) -> None:
     folders, options = _read(words)
     path = _output(folders, options.get("output"))
-    compared = write_comparison(folders, path, options.get("metric"))
+    try:
+        compared = write_comparison(folders, path, options.get("metric"))
+    except OSError as error:
+        raise ConfigError(
+            f"output={str(path)!r} cannot be written ({error}). Free some space, or name another file with output=FILE."
+        ) from error
     if compared.left_out:
         print(f"{counted(len(compared.left_out), 'folders')} left out:", file=sys.stderr)
         for folder, reason in compared.left_out:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from leyden.report.compared_runs import ComparedRun, direction
-from leyden.report.measured import GOING_ON, KILLED, moment
+from leyden.report.measured import GOING_ON, KILLED, ending, moment, said_of
 from leyden.report.page import Section, fill, number
 from leyden.report.ranking import Comparison, as_number
 from leyden.report.report import FILE as REPORT
@@ -93,8 +93,11 @@ def _best(compared: Comparison, name: str) -> ComparedRun | None:
 
 
 def _facts(run: ComparedRun) -> list[Any]:
-    seconds = (run.fact("seconds") or {}).get("train alone")
-    return [run.fact("updates_done"), seconds, run.fact("tokens_per_second"), run.fact("peak_memory_gib")]
+    seconds = (ending(run.files).get("seconds") or {}).get("train alone")
+    return [
+        said_of(run.files, "updates_done"), seconds, said_of(run.files, "tokens_per_second"),
+        said_of(run.files, "peak_memory_gib"),
+    ]  # fmt: skip
 
 
 def _status(run: ComparedRun) -> dict[str, str]:

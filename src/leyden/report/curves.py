@@ -93,7 +93,7 @@ def _drawn(  # noqa: PLR0913
             )
         )  # noqa: PLR2004
         if pieces > 1:
-            notes.append(f"Each point of {label} is the mean of {pieces} updates.")
+            notes.append(f"Each point of {label} is the mean of {pieces} values.")
         if gaps := values.count(None):
             notes.append(f"{gaps} values of {label} are not finite, and leave gaps.")
         known = [value for value in values if value is not None]

@@ -71,6 +71,15 @@ def moment(time: Any) -> str:
     return str(time).replace("T", " ").partition("+")[0].partition(".")[0] + " UTC" if time else ""
 
 
+def ending(run: RunFiles) -> Mapping[str, Any]:
+    """What the manifest says of how the run came to its end; empty while it goes on, or if that is of an earlier part.
+
+    A run that is gone on with keeps the manifest that it had, until its model is there.
+    """
+    manifest = run.manifest or {}
+    return manifest if manifest.get("status") in ("saved", status_of(run)) and status_of(run) in ENDED else {}
+
+
 def metrics_of(run: RunFiles) -> Iterator[Measured]:
     """Each validation metric before training, at its best evaluation and in the end, the chosen one first.
 

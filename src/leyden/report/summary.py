@@ -13,6 +13,7 @@ from leyden.report.measured import (
     KILLED,
     RUNNING,
     Measured,
+    ending,
     metrics_of,
     moment,
     said_of,
@@ -114,6 +115,8 @@ def described(run: RunFiles) -> str:
 
 def _progress(run: RunFiles) -> str:
     done, planned = said_of(run, "updates_done"), said_of(run, "updates")
+    if not ending(run) and "train/loss" in run.series:  # until its end a run counts them at evaluations alone
+        done = max(done or 0, int(run.series["train/loss"]["step"].max()))
     if planned is None:
         return "No update is done yet." if status_of(run) == RUNNING else ""
     return f"{number(done or 0)} of {number(planned)} updates."
@@ -126,7 +129,7 @@ def _figures(run: RunFiles, measured: Sequence[Measured]) -> Iterator[Figure]:
         start = f"{number(one.before)} before training" if one.before is not None else ""
         yield Figure(one.name.replace("_", " "), number(one.final), ", ".join(filter(None, [start, one.verdict])))
     ended = status_of(run) in ("done", "failed")
-    seconds = (run.manifest or {}).get("seconds") or {}
+    seconds = ending(run).get("seconds") or {}
     whole = seconds.get("in all") if ended and "in all" in seconds else (run.progress or {}).get("seconds")
     if isinstance(whole, int | float):
         alone = seconds.get("train alone")
@@ -144,7 +147,7 @@ def _figures(run: RunFiles, measured: Sequence[Measured]) -> Iterator[Figure]:
 
 def _faults(run: RunFiles) -> list[str]:
     """What was wrong with a run that came to its end."""
-    faults = (run.manifest or {}).get("faults") or {}
+    faults = ending(run).get("faults") or {}
     return [str(one) for kind in faults.values() for one in kind] if status_of(run) == "failed" else []
 
 
@@ -157,7 +160,7 @@ def _notes(run: RunFiles) -> Iterator[str]:
     ):
         if count := said_of(run, name):
             yield f"{number(count)} {words}."
-    for kind, state in ((run.manifest or {}).get("trackers") or {}).items():
+    for kind, state in (ending(run).get("trackers") or {}).items():
         if state != "complete":
             yield f"{kind}: {state}"
     for one in run.resumes:
@@ -200,4 +203,4 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _seconds(run: RunFiles) -> list[tuple[str, str]]:
-    return [(name, duration(value)) for name, value in ((run.manifest or {}).get("seconds") or {}).items()]
+    return [(name, duration(value)) for name, value in (ending(run).get("seconds") or {}).items()]
