@@ -431,10 +431,11 @@ def test_no_gguf_file_is_made_of_a_model_that_was_changed(copy: Path, converter:
 def test_a_converter_that_fails_is_told_and_leaves_nothing(
     copy: Path, converter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (converter / "convert_hf_to_gguf.py").write_text("import sys; sys.exit('BPE pre-tokenizer was not recognized')")
+    lines = "import sys; sys.stderr.buffer.write(b'\\xff in no encoding\\n'); "
+    (converter / "convert_hf_to_gguf.py").write_text(f"{lines}sys.exit('BPE pre-tokenizer was not recognized')")
     before = sorted(copy.iterdir())
     assert export.main([f"run={copy}", "format=gguf"]) == 2
-    assert "ended with code 1: BPE pre-tokenizer was not recognized" in capsys.readouterr().err
+    assert "ended with code 1: \ufffd in no encoding / BPE pre-tokenizer was not recognized" in capsys.readouterr().err
     assert sorted(copy.iterdir()) == before
 
 

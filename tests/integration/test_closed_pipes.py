@@ -23,7 +23,7 @@ from leyden.settings.stops import EXIT, ended_by_signals, unread
 
 CLOSED = EXIT + signal.SIGPIPE
 MODEL = ["run=tiny:llama", "generation.max_length_inference=2", "cache=off"]
-SAID = ("Traceback", "Broken pipe", "BrokenPipe", "Exception ignored")
+SAID = ("Traceback", "Broken pipe", "BrokenPipe", "Exception ignored", "Error executing job")
 
 
 @contextmanager

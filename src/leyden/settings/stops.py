@@ -20,13 +20,27 @@ EXIT = 128  # plus the number of the signal: the convention of shells
 def ended_by_signals() -> Iterator[None]:
     """Have SIGTERM and Ctrl-C end this process in order, with the code of shells and a line in place of a traceback.
 
-    SIGPIPE, of which Python makes an error, ends it without a word: `python predict.py ... | head -1`. A run inside the
-    block listens itself. Only a main thread can listen.
+    A pipe that nobody reads any more ends it too, as `ended_unread` says. A run inside the block listens itself. Only a
+    main thread can listen.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {signum: signal.signal(signum, _end) for signum in SIGNALS}
+    try:
+        with ended_unread():
+            yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def ended_unread() -> Iterator[None]:
+    """End this process without a word once nobody reads what it says: `python predict.py ... | head -1`.
+
+    With the code that a shell has for SIGPIPE, of which Python makes an error.
+    """
     try:
         try:
             yield
@@ -38,9 +52,6 @@ def ended_by_signals() -> Iterator[None]:
         if not sum([_silence(stream) for stream in (sys.stdout, sys.stderr)]):  # both, whichever it was
             raise
         raise SystemExit(EXIT + signal.SIGPIPE) from None
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _say_all() -> None:
