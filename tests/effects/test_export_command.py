@@ -34,6 +34,7 @@ from leyden.artifacts import export_folder, export_merge, fresh_process, verific
 from leyden.artifacts.comparison import TOLERANCES, Saved
 from leyden.artifacts.differences import difference_of
 from leyden.artifacts.fresh_process import outputs_of
+from leyden.artifacts.lock import locked
 from leyden.artifacts.probe import FILE, OUTPUTS, Probe
 from leyden.settings.errors import ExportError
 
@@ -160,6 +161,15 @@ def test_mistakes_are_told_with_code_2(name: str, copy: Path, capsys: pytest.Cap
     assert said.startswith("config error:\n  - ")
     assert words in said
     assert sorted(copy.rglob("*")) == before
+
+
+def test_a_run_that_is_being_written_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(copy):
+        before = (copy / "manifest.json").read_bytes()
+        assert export.main([f"run={copy}", "merge=true"]) == 2
+    assert "a process is writing into it. Wait for its end, or stop it." in capsys.readouterr().err
+    assert (copy / "manifest.json").read_bytes() == before
+    assert not (copy / "merged").exists()
 
 
 def test_all_faults_of_a_command_come_together(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
