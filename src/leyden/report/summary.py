@@ -20,7 +20,7 @@ from leyden.report.measured import (
     status_of,
     without_a_word,
 )
-from leyden.report.page import Section, duration, fill, number
+from leyden.report.page import Section, duration, fill, number, words
 from leyden.report.run_files import RunFiles
 from leyden.settings.escapes import argument
 
@@ -35,7 +35,7 @@ SHOWN = {  # status: how it is said, and the colour of that
 }
 TOTALS = ("rows", "samples", "tokens", "tokens to predict", "share of tokens to predict", "labels to predict",
           "answers", "answers ended by a stop token")  # fmt: skip
-SHOWN_TOTALS = TOTALS[:4]
+SHOWN_TOTALS = ("rows", "samples", "tokens", "tokens to predict", "labels to predict")
 
 
 LAST = {RUNNING: "last so far", "saved": "last so far", KILLED: "last"}  # status: what the last values are called
@@ -127,7 +127,7 @@ def _figures(run: RunFiles, measured: Sequence[Measured]) -> Iterator[Figure]:
     if measured and measured[0].final is not None:
         one = measured[0]
         start = f"{number(one.before)} before training" if one.before is not None else ""
-        yield Figure(one.name.replace("_", " "), number(one.final), ", ".join(filter(None, [start, one.verdict])))
+        yield Figure(words(one.name), number(one.final), ", ".join(filter(None, [start, one.verdict])))
     ended = status_of(run) in ("done", "failed")
     seconds = ending(run).get("seconds") or {}
     whole = seconds.get("in all") if ended and "in all" in seconds else (run.progress or {}).get("seconds")
@@ -153,13 +153,13 @@ def _faults(run: RunFiles) -> list[str]:
 
 def _notes(run: RunFiles) -> Iterator[str]:
     """Odd things that the run itself counted."""
-    for name, words in (
+    for name, what in (
         ("skipped_updates", "updates were not applied, as their loss or gradient was not finite (see train.log)"),
         ("empty_updates", "updates were left out, as all their rows have weight 0"),
         ("unscored_validation_samples", "validation samples have no target, and are in no metric"),
     ):
         if count := said_of(run, name):
-            yield f"{number(count)} {words}."
+            yield f"{number(count)} {what}."
     for kind, state in (ending(run).get("trackers") or {}).items():
         if state != "complete":
             yield f"{kind}: {state}"
