@@ -171,6 +171,6 @@ def _numbers(path: Path) -> pd.DataFrame:
             samples.append(sample)
             values.append(value)
             codes.append(names.setdefault(line[2], len(names)))
-    name = pd.Categorical.from_codes(np.asarray(codes), list(names))
+    name = pd.Categorical.from_codes(np.asarray(codes), pd.Index(list(names), dtype=object))
     columns = (np.asarray(steps), np.asarray(samples), name, np.asarray(values))
     return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
