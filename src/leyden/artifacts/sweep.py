@@ -22,6 +22,7 @@ from leyden.settings.command import SWEEP_FOLDER, job_folder
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, LeydenError
 from leyden.settings.escapes import visible
 from leyden.settings.stops import EXIT, unread
+from leyden.settings.studies import StoredStudy
 from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
 
 TABLE = "sweep.csv"
@@ -67,7 +68,8 @@ def recorded(config: DictConfig, job: Callable[[], float]) -> float | None:
     if folder is None:
         return job()
     hydra = HydraConfig.get()
-    record = JobRecord(int(hydra.job.num), list(hydra.overrides.task), str(folder), metric_direction(config.metric))
+    number = int(folder.name if folder.name.isdecimal() else hydra.job.num)  # a search that goes on counts further
+    record = JobRecord(number, list(hydra.overrides.task), str(folder), metric_direction(config.metric))
     _write(record)
     try:
         value = job()
@@ -95,8 +97,12 @@ def _why(end: BaseException) -> str:
 
 def finish_sweep() -> int:
     """Write and print the table of the sweep that this process has started, and its page; return the exit code."""
-    folder = started_sweep()
-    if folder is None or not (folder / RECORDS).is_dir():
+    if (started := started_sweep()) is None:
+        return 0
+    folder, study = started
+    if study is not None:
+        _released(study)
+    if not (folder / RECORDS).is_dir():
         return 0
     files = sorted((folder / RECORDS).glob("*.json"), key=lambda path: int(path.stem))
     if not files:
@@ -107,7 +113,8 @@ def finish_sweep() -> int:
     _write_table(folder / TABLE, ordered)
     with unread():
         print(_shown(ordered, folder), _compared(folder), sep="\n", flush=True)
-    shutil.rmtree(folder / RECORDS)
+    if study is None:  # else the search may go on, and asks for none of these again
+        shutil.rmtree(folder / RECORDS)
     kinds = {record.status for record in records}
     if STOPPED in kinds:
         with unread():
@@ -115,6 +122,15 @@ def finish_sweep() -> int:
                 f"The sweep was stopped. To go on with that job and begin those after it: {_again(folder)}", flush=True
             )
     return PROGRAM_FAULT if kinds & {CRASHED, STOPPED} else USER_FAULT if FAILED in kinds else 0
+
+
+def _released(study: StoredStudy) -> None:
+    """Have no trial of a stored study run for ever; where that fails, the next start of the sweep does it."""
+    try:
+        study.release()
+    except Exception as error:  # of any kind: the table of the sweep is worth more
+        with unread():
+            print(f"warning: the study {study.name} cannot be told of the end ({type(error).__name__}: {error}).")
 
 
 def _again(folder: Path) -> str:
