@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import json
 import os
+import re
+import runpy
 import signal
-from collections.abc import Callable
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from tests.effects.small_runs import without_pages
-from tests.integration.stopped_runs import assert_same_bits, stop_after
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, read_write
+from tests.effects.small_runs import CONF, without_pages
+from tests.integration.stopped_runs import stop_after
 from tests.integration.test_resume import overrides_of
+from tests.reliability.children import Child, start
 
-from leyden.settings.schema import Settings
+from leyden.settings.side_by_side import RECORDS
+from leyden.settings.sweeps import SweepStart, started_sweep
+from leyden.training.saved_states import read_state
 
 optuna = pytest.importorskip("optuna")
 
@@ -25,18 +40,6 @@ SPACE = [f"{RATE}=tag(log,interval(1e-4,1e-2))", "lora=lora", "lora.r=4", "sched
 SHORT = ["trainer.epochs=1", "trainer.evaluation_epochs=1"]
 
 
-@pytest.fixture(autouse=True)
-def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leyden.artifacts.sweep._compared", lambda folder: str(folder))
-
-
-def search(folder: Path, name: str, trials: int, *more: str, study: str | None = None) -> list[str]:
-    """A search over the rate, whose study is stored in a file."""
-    stored = [f"hydra.sweeper.storage=sqlite:///{folder / 'studies.db'}", f"hydra.sweeper.n_trials={trials}"]
-    named = [f"hydra.sweeper.study_name={study}"] if study else []
-    return ["train.py", "sweep=causal_lm", *overrides_of(folder, name, *SHORT, *SPACE, *stored, *named, *more)]
-
-
 def trials_of(folder: Path, study: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study, f"sqlite:///{folder / 'studies.db'}").trials  # type: ignore[no-any-return]
 
@@ -45,115 +48,230 @@ def states(folder: Path, study: str) -> list[str]:
     return [trial.state.name for trial in trials_of(folder, study)]
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    """The table of a sweep by the number of the job, but for what says which sweep it was."""
-    with (folder / "sweep.csv").open(encoding="utf-8", newline="") as file:
-        found = sorted(csv.DictReader(file), key=lambda row: int(row["job"]))
-    return [{key: value for key, value in row.items() if key not in ("folder", "reason")} for row in found]
+def test_a_search_that_was_stopped_keeps_what_is_done_and_goes_on_with_the_rest(
+    run_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two jobs is stopped in an update, and goes on in its folder; the first is not begun again."""
+    monkeypatch.setattr("leyden.artifacts.sweep._compared", lambda folder: str(folder))
+    stored = [f"hydra.sweeper.storage=sqlite:///{tmp_path / 'studies.db'}", "hydra.sweeper.n_trials=2"]
+    words = ["train.py", "sweep=causal_lm", *overrides_of(tmp_path, "s", *SHORT, *SPACE, *stored)]
+    with without_pages():
+        with monkeypatch.context() as patch:
+            stop_after(patch, 2, name="1")
+            done = run_here(words)
+        assert done.returncode == 143, done.stderr
+        assert states(tmp_path, "s") == ["COMPLETE", "WAITING"]
+        log = (tmp_path / "s" / "0" / "train.log").read_bytes()
+        done = run_here([*words, "resume=auto"])
+    assert done.returncode == 0, done.stderr
+    assert "The study s goes on: 1 of 2 trials have ended and stay (0 without a number), 1 stopped and" in done.stdout
+    assert "2 of 2 jobs are done" in done.stdout
+    assert "The run goes on after update 2" in (tmp_path / "s" / "1" / "train.log").read_text(encoding="utf-8")
+    assert (tmp_path / "s" / "0" / "train.log").read_bytes() == log
+    with (tmp_path / "s" / "sweep.csv").open(encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["job"])
+    assert states(tmp_path, "s") == ["COMPLETE"] * 2
+    assert [(row["job"], row["status"], row["metric"], row["overrides"]) for row in rows] == [
+        (str(trial.number), "done", repr(trial.value), f"{RATE}={trial.params[RATE]}")
+        for trial in trials_of(tmp_path, "s")
+    ]
 
 
 class Jobs:
-    """In place of trainings: jobs that have a number at once, one of which has none, and another is stopped.
+    """A launcher whose jobs have a result at once: one has none, and one is stopped.
 
     Attributes:
-        rates: of the jobs that were begun.
-        stop: the job, as they are begun, that a signal comes to.
+        begun: number and rate of each job.
+        stop: how many jobs are begun before the one that a signal comes to.
     """
 
     def __init__(self) -> None:
-        self.rates: list[float] = []
-        self.stop: int | None = None
+        self.begun: list[tuple[int, float]] = []
+        self.stop = 100
+        self.config: DictConfig | None = None
 
-    def __call__(self, settings: Settings, folder: Path) -> float:
-        self.rates.append(settings.optimizer.learning_rate)
-        if len(self.rates) - 1 == self.stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return float("nan") if folder.name == "1" else abs(settings.optimizer.learning_rate - 1e-3)
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        assert self.config is not None
+        words_of_hydra = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
+        subdir = next((text for text in words_of_hydra if str(text).startswith("hydra.sweep.subdir")), "")
+        counted = re.fullmatch(r"hydra.sweep.subdir='\$\{job_number:\$\{hydra.job.num\},(\d+)\}'", subdir)
+        returned = []
+        for place, words in enumerate(job_overrides, initial_job_idx + (int(counted[1]) if counted else 0)):
+            rate = float(next(word for word in words if word.startswith(RATE)).partition("=")[2])
+            self.begun.append((place, rate))
+            (Path(self.config.hydra.sweep.dir) / RECORDS / f"{place}.json").touch()
+            if len(self.begun) > self.stop:
+                raise SystemExit(143)
+            value = None if place == 1 else abs(rate - 1e-3)
+            returned.append(JobReturn(status=JobStatus.COMPLETED, _return_value=value))
+        return returned
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    words = ["sweep=causal_lm", "backbone=tiny", "experiment_name=x"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", words, return_hydra_config=True)
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    made = Jobs()
-    monkeypatch.setattr("leyden.artifacts.job.run_job", made)
-    return made
+def search(composed: DictConfig, tmp_path: Path) -> Callable[..., None]:
+    """What Hydra does with a command that searches, from its callback on, with a launcher of one's own."""
+
+    def run(jobs: Jobs, name: str, trials: int, study: str, *, killed: bool = False, **more: object) -> None:
+        config = copy.deepcopy(composed)
+        with read_write(config), read_write(config.hydra):
+            config.resume = "auto"
+            config.hydra.sweep.dir = str(tmp_path / name)
+            sweeper = config.hydra.sweeper
+            sweeper.storage, sweeper.study_name = f"sqlite:///{tmp_path / 'studies.db'}", study
+            sweeper.n_trials, sweeper.n_jobs = trials, more.get("n_jobs", 1)
+            sweeper.sampler.n_startup_trials, sweeper.sampler.seed = 2, more.get("seed", 42)
+        jobs.config = config
+        SweepStart().on_multirun_start(config)
+        context = HydraContext(config_loader=None, callbacks=None)  # type: ignore[arg-type]
+        made = Plugins.instance().instantiate_sweeper(
+            config=config, hydra_context=context, task_function=lambda _: None
+        )
+        made.sweeper.launcher = jobs  # type: ignore[attr-defined]
+        try:
+            made.sweep(SPACE)
+        except SystemExit:
+            assert len(jobs.begun) > jobs.stop
+        finally:
+            started = started_sweep()
+        assert started is not None
+        assert started[1] is not None
+        if not killed:
+            started[1].release()
+
+    return run
 
 
-def test_a_search_that_was_stopped_is_the_one_that_never_was(run_here: Cli, tmp_path: Path) -> None:
-    """Its trials, its table and the bits of each run; the second of three jobs is stopped in an update."""
-    with without_pages():
-        assert run_here(search(tmp_path, "whole", 3)).returncode == 0
-        with pytest.MonkeyPatch.context() as patch:
-            stop_after(patch, 2, name="1")
-            done = run_here(search(tmp_path, "halved", 3))
-        assert done.returncode == 143, done.stderr
-        assert states(tmp_path, "halved") == ["COMPLETE", "WAITING"]
-        done = run_here([*search(tmp_path, "halved", 3), "resume=auto"])
-    assert done.returncode == 0, done.stderr
-    halved = tmp_path / "halved"
-    assert "The run goes on after update 2" in (halved / "1" / "train.log").read_text(encoding="utf-8")
-    for job in "012":
-        assert_same_bits(tmp_path / "whole" / job, halved / job)
-    assert states(tmp_path, "halved") == ["COMPLETE"] * 3
-    assert [repr(trial.value) for trial in trials_of(tmp_path, "halved")] == [row["metric"] for row in rows(halved)]
-    assert [row["metric"] for row in rows(halved)] == [row["metric"] for row in rows(tmp_path / "whole")]
-    assert (halved / "optimization_results.yaml").read_bytes() == (
-        tmp_path / "whole" / "optimization_results.yaml"
-    ).read_bytes()
-
-
-def test_what_is_suggested_behind_a_stop_is_what_would_have_been(run_here: Cli, tmp_path: Path, jobs: Jobs) -> None:
-    """Past the trials at random, in a study that has trials of another sweep, stopped twice, then asked for more."""
-    early = "hydra.sweeper.sampler.n_startup_trials=2"
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_what_is_suggested_behind_a_stop_is_what_would_have_been(
+    n_jobs: int, search: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Past the trials at random, in a study that has trials of another sweep; stopped, killed, then asked for more."""
     for study in ("one", "two"):
-        assert run_here(search(tmp_path, f"before-{study}", 2, early, study=study)).returncode == 0
-    assert run_here(search(tmp_path, "whole", 8, early, study="one")).returncode == 0
-    whole, jobs.rates = jobs.rates[4:], []
-    jobs.stop = 3
-    assert run_here(search(tmp_path, "halved", 6, early, study="two")).returncode == 143
-    assert states(tmp_path, "two") == [*["COMPLETE", "FAIL"] * 2, "COMPLETE", "WAITING"]
-    with pytest.MonkeyPatch.context() as patch:  # as if the command was killed: nobody tells the study
-        patch.setattr("leyden.artifacts.sweep._released", lambda study: None)
-        jobs.stop = 4
-        run_here([*search(tmp_path, "halved", 6, early, study="two"), "resume=auto"])
-    jobs.stop = None
-    done = run_here([*search(tmp_path, "halved", 6, early, study="two"), "resume=auto"])
-    assert "goes on: 3 of 6 trials have ended and stay (1 without a number), 1 were stopped" in done.stdout
-    done = run_here([*search(tmp_path, "halved", 8, early, study="two"), "resume=auto"])
-    assert "goes on: 6 of 8 trials have ended and stay (1 without a number), 0 were stopped" in done.stdout
-    assert done.returncode == 0
+        search(Jobs(), f"before-{study}", 2, study, n_jobs=n_jobs)
+    whole, halved = Jobs(), Jobs()
+    search(whole, "whole", 8, "one", n_jobs=n_jobs)
+    halved.stop = 4 if n_jobs == 2 else 3
+    search(halved, "halved", 6, "two", n_jobs=n_jobs)
+    rest = ["COMPLETE", "WAITING"] if n_jobs == 1 else ["COMPLETE", "COMPLETE", "WAITING", "WAITING"]
+    assert states(tmp_path, "two") == [*["COMPLETE", "FAIL"] * 2, *rest]
+    halved.stop = len(halved.begun)
+    search(halved, "halved", 6, "two", n_jobs=n_jobs, killed=True)
+    assert "RUNNING" in states(tmp_path, "two"), "as after SIGKILL: nobody has told the study"
+    halved.stop = 100
+    capsys.readouterr()
+    search(halved, "halved", 6, "two", n_jobs=n_jobs)
+    ended = 3 if n_jobs == 1 else 4
+    said = f"{ended} of 6 trials have ended and stay (1 without a number), {n_jobs} stopped and asked for again."
+    assert said in capsys.readouterr().out
+    search(halved, "halved", 8, "two", n_jobs=n_jobs)
     assert states(tmp_path, "two") == states(tmp_path, "one") == [*["COMPLETE", "FAIL"] * 2, *["COMPLETE"] * 6]
     assert [trial.params for trial in trials_of(tmp_path, "two")] == [
         trial.params for trial in trials_of(tmp_path, "one")
     ]
-    begun = [trial.params[RATE] for trial in trials_of(tmp_path, "two")][2:]
-    assert jobs.rates == [*begun[:4], begun[3], *begun[3:]], "no trial that has ended was begun again"
-    assert whole == begun
-    table = rows(tmp_path / "halved")
-    assert [row["job"] for row in table] == list("01234567")
-    assert [row["overrides"].split("=")[1] for row in table] == [str(rate) for rate in begun]
+    assert dict(halved.begun) == dict(whole.begun)
+    again = [number for number, _ in halved.begun]
+    assert {number for number in again if again.count(number) > 1} == {ended}
 
 
-def test_a_sampler_that_cannot_be_brought_back_draws_something_else(run_here: Cli, tmp_path: Path, jobs: Jobs) -> None:
-    other = "hydra/sweeper/sampler=nsgaii"
+def test_draws_that_cannot_be_brought_back_are_other_ones(
+    search: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = Jobs()
     jobs.stop = 2
-    assert run_here(search(tmp_path, "s", 4, other)).returncode == 143
-    done = run_here([*search(tmp_path, "s", 4, other), "resume=auto"])
-    assert "other ones than those of a search that was never stopped (seed 45)" in done.stdout
+    search(jobs, "s", 4, "s")
+    jobs.stop = 100
+    search(jobs, "s", 4, "s", seed=7)
+    assert "other ones than those of a search that was never stopped (seed 10)" in capsys.readouterr().out
     assert states(tmp_path, "s") == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert len(set(jobs.rates)) == 4
-    assert jobs.rates[2] == jobs.rates[3], "the one that was stopped comes again"
+    assert [number for number, _ in jobs.begun] == [0, 1, 2, 2, 3]
+    assert jobs.begun[2] == jobs.begun[3], "the one that was stopped comes again"
+    assert len({rate for _, rate in jobs.begun}) == 4
 
 
-def test_a_study_that_another_search_has_used_is_not_gone_on_with(run_here: Cli, tmp_path: Path, jobs: Jobs) -> None:
+def test_a_study_that_another_search_has_used_is_not_gone_on_with(
+    search: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = Jobs()
     jobs.stop = 1
-    assert run_here(search(tmp_path, "s", 3, study="both")).returncode == 143
-    run_here(search(tmp_path, "other", 3, study="both"))
-    begun = len(jobs.rates)
-    done = run_here([*search(tmp_path, "s", 3, study="both"), "resume=auto"])
-    assert done.returncode == 2
-    assert "another search has used it" in done.stderr
-    assert len(jobs.rates) == begun
-    done = run_here([*search(tmp_path, "new", 3), "hydra.sweeper.storage=sqlite:////no/such/folder/s.db"])
-    assert done.returncode == 2
-    assert "hydra.sweeper.storage: the study cannot be used (" in done.stderr
-    assert len(jobs.rates) == begun
+    search(jobs, "s", 3, "both")
+    search(Jobs(), "other", 3, "both")
+    begun = list(jobs.begun)
+    with pytest.raises(SystemExit, match="2"):
+        search(jobs, "s", 3, "both")
+    assert "another search has used it" in capsys.readouterr().err
+    assert jobs.begun == begun
+
+
+def test_a_storage_that_cannot_be_read_ends_the_command(
+    composed: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = copy.deepcopy(composed)
+    with read_write(config.hydra):
+        config.hydra.sweep.dir, config.hydra.sweeper.storage = str(tmp_path), f"sqlite:///{tmp_path}/none/s.db"
+    with pytest.raises(SystemExit, match="2"):
+        SweepStart().on_multirun_start(config)
+    assert "hydra.sweeper.storage: the study cannot be used (" in capsys.readouterr().err
+    assert started_sweep() is None
+
+
+def side_by_side(folder: Path, values: str) -> Child:
+    """A sweep of long jobs, two at a time, whose processes are forks; the command is one too."""
+
+    def command() -> None:
+        from joblib.externals.loky.backend.context import set_start_method
+
+        warnings.simplefilter("ignore")
+        set_start_method("fork", force=True)
+        for signum, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+            signal.signal(signum, handler)
+        words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"lora.r={values}", "trainer.epochs=1000"]
+        sys.argv = [str(CONF.parent / "train.py"), "-m", *overrides_of(folder, "grid"), *words]
+        with without_pages():
+            runpy.run_path(sys.argv[0], run_name="__main__")
+
+    return start(command, folder / "command.log")
+
+
+def trained_so_far(job: Path) -> bool:
+    """Whether a job is in the middle of its updates."""
+    return (job / "metrics.csv").is_file() and (job / "metrics.csv").stat().st_size > 200
+
+
+def wait_for(happens: Callable[[], bool], child: Child) -> None:
+    latest = time.monotonic() + 120
+    while not happens():
+        assert time.monotonic() < latest, child.log.read_text(encoding="utf-8")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_jobs_side_by_side_end_with_a_checkpoint_each_and_none_begins(name: str, tmp_path: Path) -> None:
+    """SIGTERM comes to the command alone, and Ctrl-C to all its processes, as a terminal sends it."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    signum, grid = signal.Signals[name], tmp_path / "grid"
+    child = side_by_side(tmp_path, "2,4,8,16")
+    try:
+        wait_for(lambda: all(trained_so_far(grid / job) for job in "01"), child)
+        (os.kill if name == "SIGTERM" else os.killpg)(child.pid, signum)
+    finally:
+        end = child.wait(longest=60)
+    assert (end.code, end.hung, end.left) == (128 + signum, False, ()), end.said
+    assert "Traceback" not in end.said, end.said
+    for job in "01":
+        manifest = json.loads((grid / job / "manifest.json").read_text(encoding="utf-8"))
+        newest = read_state(max((grid / job / "checkpoints").iterdir()))
+        assert (manifest["status"], manifest["updates_done"]) == ("stopped", newest.point.step)
+    assert not (grid / "2").exists()
+    assert f"{name}: each of 2 jobs finishes its update and writes a checkpoint, then this ends." in end.said
+    assert "The sweep was stopped. To go on with that job and begin those after it: python train.py -m" in end.said
+    with (grid / "sweep.csv").open(encoding="utf-8", newline="") as file:
+        ends = sorted((row["job"], row["status"], row["reason"]) for row in csv.DictReader(file))
+    assert [(job, status) for job, status, _ in ends][:2] == [("0", "stopped"), ("1", "stopped")]
+    assert {reason for _, _, reason in ends} == {name}

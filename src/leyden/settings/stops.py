@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT = 128  # plus the number of the signal: the convention of shells
+before_the_end: list[Callable[[int], None]] = []  # what is done with a signal before it ends this process
 
 
 @contextmanager
@@ -28,11 +29,30 @@ def ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        before_the_end.clear()
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
+@contextmanager
+def job_ended_by_signals() -> Iterator[None]:
+    """Have signals end a job in a process of its own; between jobs they are left to the command that has started it.
+
+    A process that waits for a job and dies of a Ctrl-C would take the others with it.
+    """
+    before_the_end.clear()
+    for signum in SIGNALS:
+        signal.signal(signum, _end)
+    try:
+        yield
+    finally:
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+
+
 def _end(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    for call in before_the_end:
+        call(signum)
     print(f"{signal.Signals(signum).name}: this ends here.", file=sys.stderr)
     raise SystemExit(EXIT + signum)
 

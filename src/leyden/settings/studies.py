@@ -122,7 +122,7 @@ def go_on(study: StoredStudy, hydra: DictConfig) -> str:
     failed = sum(trial.state.name == "FAIL" for trial in ended)
     return (
         f"The study {study.name} goes on: {len(ended)} of {wanted} trials have ended and stay ({failed} without a "
-        f"number), {len(own) - len(ended)} were stopped and come again. {drawn}"
+        f"number), {len(own) - len(ended)} stopped and asked for again. {drawn}"
     )
 
 

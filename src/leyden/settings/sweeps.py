@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.settings.config_files import definition
 from leyden.settings.errors import USER_FAULT, ConfigError, LeydenError
 from leyden.settings.overrides import as_list, read_overrides, sizes
+from leyden.settings.side_by_side import ENDED, RECORDS, end_jobs, on_this_machine
+from leyden.settings.stops import before_the_end
 from leyden.settings.studies import StoredStudy, go_on, stored_study
 
 SAVED = "config.yaml"  # a folder with this file is a run
-RECORDS = ".jobs"  # folder inside that of a sweep: one file per job
 THREADS = "OMP_NUM_THREADS"
 SHARE = "LEYDEN_CORE_SHARE"  # says to the jobs, and so to their manifests, why they have so many threads
 WORDS = {"min": "minimize", "max": "maximize"}
 _started: list[tuple[Path, StoredStudy | None]] = []
+_by: list[int] = []  # processes that have started a sweep: a fork of one has not
 
 
 def metric_direction(metrics: Mapping[str, Any]) -> str:
@@ -59,6 +62,9 @@ class SweepStart(Callback):
         folder = Path(str(config.hydra.sweep.dir))
         study = _study(config, folder / RECORDS)
         _started.append((folder, study))
+        _by.append(os.getpid())
+        (folder / ENDED).unlink(missing_ok=True)
+        before_the_end[:] = [partial(end_jobs, folder)] if on_this_machine(config.hydra) else []
         jobs, cores = parallel_jobs(config.hydra), available_cores()
         if jobs > 1 and THREADS not in os.environ:
             os.environ[THREADS] = str(max(1, cores // jobs))
@@ -93,6 +99,11 @@ def _study(config: DictConfig, records: Path) -> StoredStudy | None:
 def started_sweep() -> tuple[Path, StoredStudy | None] | None:
     """Folder and stored study of the sweep that this process has started and not yet finished; asking finishes it."""
     return _started.pop() if _started else None
+
+
+def has_started_sweep() -> bool:
+    """Whether the jobs of a sweep that are done in this process are those of its own command."""
+    return os.getpid() in _by
 
 
 def available_cores() -> int:
