@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -27,7 +28,7 @@ from tests.integration.stopped_runs import stop_after
 from tests.integration.test_resume import overrides_of
 from tests.reliability.children import Child, start
 
-from leyden.settings.side_by_side import RECORDS
+from leyden.settings.side_by_side import ENDED, RECORDS, end_if_ended, end_jobs, running
 from leyden.settings.sweeps import SweepStart, started_sweep
 from leyden.training.saved_states import read_state
 
@@ -221,26 +222,28 @@ def test_a_storage_that_cannot_be_read_ends_the_command(
     assert started_sweep() is None
 
 
-def side_by_side(folder: Path, values: str) -> Child:
-    """A sweep of long jobs, two at a time, whose processes are forks; the command is one too."""
+def side_by_side(folder: Path, epochs: str) -> Child:
+    """A sweep of jobs, two at a time, whose processes are forks; the command is one too."""
 
     def command() -> None:
         from joblib.externals.loky.backend.context import set_start_method
 
         warnings.simplefilter("ignore")
         set_start_method("fork", force=True)
-        for signum, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
-            signal.signal(signum, handler)
-        words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"lora.r={values}", "trainer.epochs=1000"]
-        sys.argv = [str(CONF.parent / "train.py"), "-m", *overrides_of(folder, "grid"), *words]
+        own = [word for word in overrides_of(folder, "grid") if not word.startswith("trainer.epochs=")]
+        words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"trainer.epochs={epochs}"]
+        sys.argv = [str(CONF.parent / "train.py"), "-m", *own, *words]
         with without_pages():
             runpy.run_path(sys.argv[0], run_name="__main__")
 
     return start(command, folder / "command.log")
 
 
-def trained_so_far(job: Path) -> bool:
-    """Whether a job is in the middle of its updates."""
+def is_there(job: Path, *, ends: bool) -> bool:
+    """Whether a job is in the middle of its updates, or has come to its end where it has few."""
+    record = job.parent / RECORDS / f"{job.name}.json"
+    if ends:
+        return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["status"] == "done"
     return (job / "metrics.csv").is_file() and (job / "metrics.csv").stat().st_size > 200
 
 
@@ -251,27 +254,52 @@ def wait_for(happens: Callable[[], bool], child: Child) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_jobs_side_by_side_end_with_a_checkpoint_each_and_none_begins(name: str, tmp_path: Path) -> None:
-    """SIGTERM comes to the command alone, and Ctrl-C to all its processes, as a terminal sends it."""
+@pytest.mark.parametrize(
+    ("name", "epochs"), [("SIGTERM", [1000, 1001, 1002]), ("SIGINT", [1, 1000]), ("SIGKILL", [1000, 1001, 1002])]
+)
+def test_jobs_side_by_side_end_with_a_checkpoint_each_and_none_begins(
+    name: str, epochs: list[int], tmp_path: Path
+) -> None:
+    """SIGTERM and SIGKILL come to the command alone, Ctrl-C to all its processes, also one that waits for a job."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     signum, grid = signal.Signals[name], tmp_path / "grid"
-    child = side_by_side(tmp_path, "2,4,8,16")
+    child = side_by_side(tmp_path, ",".join(map(str, epochs)))
+    stopped = [job for job in "01" if epochs[int(job)] > 1]
     try:
-        wait_for(lambda: all(trained_so_far(grid / job) for job in "01"), child)
-        (os.kill if name == "SIGTERM" else os.killpg)(child.pid, signum)
+        wait_for(lambda: all(is_there(grid / job, ends=job not in stopped) for job in "01"), child)
+        (os.killpg if name == "SIGINT" else os.kill)(child.pid, signum)
     finally:
         end = child.wait(longest=60)
-    assert (end.code, end.hung, end.left) == (128 + signum, False, ()), end.said
+    assert (end.hung, end.left) == (False, ()), end.said
     assert "Traceback" not in end.said, end.said
-    for job in "01":
+    for job in stopped:
         manifest = json.loads((grid / job / "manifest.json").read_text(encoding="utf-8"))
         newest = read_state(max((grid / job / "checkpoints").iterdir()))
         assert (manifest["status"], manifest["updates_done"]) == ("stopped", newest.point.step)
     assert not (grid / "2").exists()
-    assert f"{name}: each of 2 jobs finishes its update and writes a checkpoint, then this ends." in end.said
+    if name == "SIGKILL":
+        assert end.code == -signum
+        return
+    assert end.code == 128 + signum
+    assert f"{name}: jobs at hand finish their update and write a checkpoint ({len(stopped)}), then" in end.said
     assert "The sweep was stopped. To go on with that job and begin those after it: python train.py -m" in end.said
     with (grid / "sweep.csv").open(encoding="utf-8", newline="") as file:
         ends = sorted((row["job"], row["status"], row["reason"]) for row in csv.DictReader(file))
-    assert [(job, status) for job, status, _ in ends][:2] == [("0", "stopped"), ("1", "stopped")]
-    assert {reason for _, _, reason in ends} == {name}
+    assert ends[:2] == [(job, "stopped", name) if job in stopped else (job, "done", "") for job in "01"]
+
+
+def test_a_second_signal_kills_the_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that does not end by itself; one that had not begun does not begin."""
+    (tmp_path / RECORDS).mkdir()
+    with subprocess.Popen(["sleep", "60"]) as job:
+        record = {"process": job.pid}
+        (tmp_path / RECORDS / "0.json").write_text(json.dumps(record), encoding="utf-8")
+        end_if_ended(tmp_path)
+        (tmp_path / ENDED).write_text(str(int(signal.SIGTERM)), encoding="utf-8")
+        with pytest.raises(SystemExit, match="143"):
+            end_if_ended(tmp_path)
+        assert running(tmp_path) == {job.pid}
+        end_jobs(tmp_path, signal.SIGTERM)
+        assert job.wait(10) == -signal.SIGKILL
+    assert running(tmp_path) == set()
+    assert capsys.readouterr().err == "SIGTERM again: the jobs are killed.\n"

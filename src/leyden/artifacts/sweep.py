@@ -21,7 +21,7 @@ from leyden.artifacts.csv_cells import inert
 from leyden.settings.command import SWEEP_FOLDER, job_folder
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, LeydenError
 from leyden.settings.escapes import visible
-from leyden.settings.side_by_side import RECORDS, end_if_ended
+from leyden.settings.side_by_side import ENDED, RECORDS, end_if_ended
 from leyden.settings.stops import EXIT, job_ended_by_signals, unread
 from leyden.settings.studies import StoredStudy
 from leyden.settings.sweeps import has_started_sweep, metric_direction, started_sweep
@@ -122,10 +122,11 @@ def finish_sweep() -> int:
     folder, study = started
     if study is not None:
         _released(study)
-    if not (folder / RECORDS).is_dir():
-        return 0
     files = sorted((folder / RECORDS).glob("*.json"), key=lambda path: int(path.stem))
     if not files:
+        if (folder / ENDED).exists():
+            with unread():
+                print(f"The sweep was stopped before a job had begun. To begin: {_again(folder)}", flush=True)
         return 0
     records = [JobRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
     records = [replace(record, folder=str(folder / Path(record.folder).name)) for record in records]

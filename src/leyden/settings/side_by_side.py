@@ -44,8 +44,8 @@ def end_jobs(folder: Path, signum: int) -> None:
     _told.clear()
     if jobs := len(running(folder)):
         print(
-            f"{name}: each of {jobs} jobs finishes its update and writes a checkpoint, then this ends. Once more kills "
-            "them.", file=sys.stderr,
+            f"{name}: jobs at hand finish their update and write a checkpoint ({jobs}), then this ends. Once more "
+            "kills them.", file=sys.stderr,
         )  # fmt: skip
     while processes := running(folder):
         for process in processes - _told:
