@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ def _draws_again(sampler: BaseSampler, study: StoredStudy, own: Sequence[FrozenT
 
     level, stored = optuna.logging.get_verbosity(), study.load()
     assert stored is not None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(logging.WARNING)
     try:
         beside = optuna.create_study(sampler=sampler, directions=stored.directions)
         for trial in stored.get_trials()[: own[0].number]:
