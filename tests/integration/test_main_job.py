@@ -17,7 +17,8 @@ import pytest
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [
     "backbone=llama", "dataset.data_sample_choice=[train,validation]", "generation.max_length_inference=2",
-    "tokenizer.max_length=96", "trainer.batch_size=1", "experiment_name=run", "output_directory=.", "checkpoint.verify=false",
+    "tokenizer.max_length=96", "trainer.batch_size=1", "experiment_name=run", "output_directory=.",
+    "checkpoint.verify=false",
 ]  # fmt: skip
 FRESH_PROCESS = """
 import sys

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from leyden.settings.overrides import is_group, parsed
 
-KEPT = 64  # sets of choices, of about 15 kB each
+KEPT = 512  # sets of choices, of about 15 kB each
 
 
 def composed(name: str, overrides: Sequence[str], folder: Path) -> DictConfig:
