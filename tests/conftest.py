@@ -30,6 +30,11 @@ os.environ["HF_HOME"] = str(Path(SESSION_CACHE) / "hub")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: tiny models lose more by waiting than they gain by sharing
 
+# What Python and pytest make of a module is kept, whatever the environment says: all processes of a session load the
+# same modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("leyden", deadline=None)
 hypothesis.settings.load_profile("leyden")
