@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -28,6 +30,11 @@ os.environ["HF_HOME"] = str(Path(SESSION_CACHE) / "hub")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: tiny models lose more by waiting than they gain by sharing
 
+# What Python and pytest make of a module is kept, whatever the environment says: all processes of a session load the
+# same modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("leyden", deadline=None)
 hypothesis.settings.load_profile("leyden")
@@ -41,14 +48,32 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Libraries and tests stay to the end: garbage collections neither go through them while they load nor later."""
     gc.disable()
     try:
+        load_in_turns(session.config)
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def load_in_turns(config: pytest.Config) -> None:
+    """Load test modules in another order in each process of pytest-xdist, before they are collected in the same one.
+
+    In a new checkout pytest rewrites the asserts of a module when it is first loaded, and keeps what it has made: the
+    processes, which all load every module, share that work when each begins elsewhere.
+    """
+    worker: dict[str, Any] = getattr(config, "workerinput", {})
+    folders = [Path(argument) for argument in config.args if Path(argument).is_dir()]
+    files = sorted(file.resolve() for folder in folders for file in folder.rglob("test_*.py"))
+    if not worker:
+        return
+    first = int(worker["workerid"].removeprefix("gw")) * len(files) // int(worker["workercount"])
+    for file in files[first:] + files[:first]:
+        with suppress(Exception, pytest.skip.Exception):  # collecting it raises this again, and reports it
+            import_module(".".join(file.relative_to(PROJECT_ROOT).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

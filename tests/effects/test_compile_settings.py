@@ -19,6 +19,7 @@ from leyden.artifacts.job import run_job
 from leyden.backbone import compiled
 from leyden.backbone.compiled import compile_errors, is_compiled
 from leyden.backbone.scoring import base_model, target_logps
+from leyden.backbone.tiny import tiny_model, tiny_tokenizer
 from leyden.data.batches import Batch
 from leyden.data.collation import pack
 from leyden.data.trees import Segment, build_tree
@@ -45,6 +46,15 @@ def loaded(folder: Path, *words: str) -> Any:
     settings = settings_of(folder, COLUMNS, *words)
     torch.manual_seed(0)
     return load_backbone(settings, prepare(settings))[0]
+
+
+@pytest.fixture
+def one_layer(tmp_path: Path) -> str:
+    """A checkpoint with half the layers: making graphs takes the time, and each layer has its own."""
+    folder = tmp_path / "one_layer"
+    tiny_model("llama", num_hidden_layers=1).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return f"backbone.name={folder}"
 
 
 def batches(count: int) -> list[Batch]:
@@ -86,8 +96,8 @@ def test_e3_compiled_steps_equal_eager_ones_and_share_their_graphs(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_e3_a_run_evaluates_compiled_and_writes_uncompiled(tmp_path: Path) -> None:
-    words = ("trainer.epochs=1", "trainer.batch_size=2", "metric=[perplexity,bleu]", "lora.dropout=0",
+def test_e3_a_run_evaluates_compiled_and_writes_uncompiled(tmp_path: Path, one_layer: str) -> None:
+    words = (one_layer, "trainer.epochs=1", "trainer.batch_size=2", "metric=[perplexity,bleu]", "lora.dropout=0",
              "lora.target_modules=[q_proj]")  # fmt: skip
     plain = results(trained(tmp_path, COLUMNS, *words))
     own = results(trained(tmp_path, COLUMNS, *words, "backbone.compile=true", "overwrite=true"))
@@ -95,12 +105,14 @@ def test_e3_a_run_evaluates_compiled_and_writes_uncompiled(tmp_path: Path) -> No
     assert own == pytest.approx(plain, rel=1e-4)
 
 
-def test_e3_a_failure_of_the_compiler_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_e3_a_failure_of_the_compiler_names_the_setting(
+    tmp_path: Path, one_layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no compiler is installed here")
 
     monkeypatch.setattr(compiled, "BACKEND", broken)
-    settings = settings_of(tmp_path, COLUMNS, "backbone.compile=true")
+    settings = settings_of(tmp_path, COLUMNS, one_layer, "backbone.compile=true", "lora.target_modules=[q_proj]")
     said = r"backbone.compile=true: the model could not be compiled \(.*no compiler is installed here\). Set backbone.c"
     with pytest.raises(ModelError, match=said):
         run_job(settings)

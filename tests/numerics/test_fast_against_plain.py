@@ -18,6 +18,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from peft import PeftModel
 from tests.effects.small_runs import settings_of, write_table
 from tests.numerics.plain_training import Trace, draw_trained, plain_model, plain_training, trained
 from torch import Tensor
@@ -144,9 +145,13 @@ def fast_training(settings: Settings, material: Material, folder: Path) -> tuple
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Settings, rows and plain training of a problem on an architecture, made once, whatever is compared with it."""
+    """Settings, rows and plain training of a problem on an architecture, made once, whatever is compared with it.
+
+    The plain model of an architecture is one for all problems: every weight that is trained is drawn before each.
+    """
 
     folder = tmp_path_factory.mktemp("tables")
+    made: dict[tuple[str, int], PeftModel] = {}
 
     @cache
     def train(problem: str, architecture: str, per_update: int = 2) -> tuple[Case, Trace]:
@@ -156,7 +161,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Train:
         settings = composed(own, problem, 3 * per_update // 2, ways, per_update)
         settings = changed(settings, backbone={"name": f"tiny:{architecture}"})
         material = prepare(settings)
-        model = plain_model(settings, classes=3 if problem == "classes" else 0)
+        classes = 3 if problem == "classes" else 0
+        if (architecture, classes) not in made:
+            made[architecture, classes] = plain_model(settings, classes)
+        model = made[architecture, classes]
         draw_trained(model)
         return (settings, material), plain_training(settings, material, model, per_update, adamw)
 

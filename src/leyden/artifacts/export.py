@@ -27,6 +27,8 @@ from leyden.training.outcome import Run
 from leyden.training.prepare import Material
 
 SPARE = 64 * 2**20  # bytes that logs, tables and tokenizer may take
+CARD = "README.md"
+BEGUN = "---\nlibrary_name: peft\n---\n"  # peft adds to a card; where none is it compiles a template that ours replaces
 
 
 def check_disk(settings: Settings, material: Material, folder: Path) -> None:
@@ -70,6 +72,7 @@ def save_model(run: Run, material: Material, settings: Settings, folder: Path, r
         with warnings.catch_warnings():
             # said of a vocabulary that has grown; that its embedding is saved too is what is wanted
             warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
+            write_whole(folder / CARD, BEGUN)
             backbone.save_pretrained(str(folder))
     else:
         model = base_model(backbone)
@@ -100,7 +103,7 @@ def write_card(  # noqa: PLR0913, PLR0917
     tokenizer, base = material.tokenizer, base_location(run.module.backbone)
     with with_template(tokenizer, material.template.jinja):
         card = Card(settings, material.problem, tokenizer, material.counts, results, versions(), base, checked)
-        write_whole(folder / "README.md", card.text())
+        write_whole(folder / CARD, card.text())
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, jinja: str, folder: Path) -> None:

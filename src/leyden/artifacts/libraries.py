@@ -94,8 +94,9 @@ def uncollected() -> Iterator[None]:
 
     They would go through a million objects of libraries again and again, and once more at the end of the process.
     """
-    gc.collect()
     enabled = gc.isenabled()
+    if enabled:  # who has switched them off wants none now either
+        gc.collect()
     gc.disable()
     try:
         yield

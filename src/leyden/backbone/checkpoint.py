@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,7 +57,7 @@ class Checkpoint:
             return str(_converted("tokenizers", content_key("tiny", 1), _write_tiny_tokenizer, self.root))
         if self.gguf is None:
             return str(Path(self.name).expanduser()) if Path(self.name).expanduser().is_dir() else self.name
-        key = content_key("tokenizer", file_key(self.gguf), transformers.__version__)
+        key = content_key("tokenizer", _content_of(self.gguf), transformers.__version__)
         return str(_converted("tokenizers", key, self._convert_tokenizer, self.root))
 
     @property
@@ -69,7 +69,7 @@ class Checkpoint:
             return str(_converted("weights", key, partial(_write_tiny_model, kind=kind), self._weights))
         if self.gguf is None:
             return self.tokenizer_location
-        key = content_key("weights", file_key(self.gguf), transformers.__version__)
+        key = content_key("weights", _content_of(self.gguf), transformers.__version__)
         return str(_converted("weights", key, self._convert_weights, self._weights))
 
     @property
@@ -94,6 +94,18 @@ class Checkpoint:
                 quantization_config=GgufConfig(dequantize=True),
             )
         model.save_pretrained(folder)
+
+
+def _content_of(path: Path) -> str:
+    """The hash of a file's bytes, which are read once while size and time of the file stay: each start asks often."""
+    facts = path.stat()
+    return _content_read(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _content_read(path: Path, size: int, changed: int) -> str:
+    del size, changed  # of the file, for the cache alone
+    return file_key(path)
 
 
 def _converted(kind: str, key: str, fill: Callable[[Path], None], root: Path | None) -> str:

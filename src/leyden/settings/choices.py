@@ -14,13 +14,13 @@ from pathlib import Path
 
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from leyden.settings.overrides import is_group
+from leyden.settings.overrides import is_group, parsed
 
-KEPT = 64  # sets of choices, of about 15 kB each
+KEPT = 512  # sets of choices, of about 15 kB each
 
 
 def composed(name: str, overrides: Sequence[str], folder: Path) -> DictConfig:
@@ -34,13 +34,16 @@ def composed(name: str, overrides: Sequence[str], folder: Path) -> DictConfig:
     Raises:
         HydraException, OmegaConfBaseException, YAMLError, ValueError: as `hydra.compose` does.
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    if any(override.is_sweep_override() or override.key_or_group.startswith("hydra") for override in parsed):
+    try:
+        read = [parsed(text) for text in overrides]
+    except HydraException:
+        return compose(name, list(overrides))  # which raises it with the text in its words
+    if any(override.is_sweep_override() or override.key_or_group.startswith("hydra") for override in read):
         return compose(name, list(overrides))
-    choices = [str(override.input_line) for override in parsed if _is_choice(override, folder)]
+    choices = [str(override.input_line) for override in read if _is_choice(override, folder)]
     config = pickle.loads(_of_choices(name, tuple(choices), _state(folder)))
     assert isinstance(config, DictConfig)
-    values = [override for override in parsed if not _is_choice(override, folder)]
+    values = [override for override in read if not _is_choice(override, folder)]
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from leyden.settings.choices import composed
-from leyden.settings.overrides import choices_of, is_group, keys_of_choices
+from leyden.settings.overrides import choices_of, is_group, keys_of_choices, parsed
 from leyden.settings.wording import ELSEWHERE, nearest
 
 OmegaConf.register_new_resolver("home", lambda path: str(Path(str(path)).expanduser()), replace=True)
@@ -152,10 +151,9 @@ def _keys_of(path: str, group: str, folders: Sequence[Path]) -> list[str]:
 
 def _refused(message: str, overrides: Sequence[str]) -> list[str]:
     """The overrides that a message of Hydra is about."""
-    parser = OverridesParser.create()
     found = []
     for text in overrides:
-        key = parser.parse_override(text).key_or_group
+        key = parsed(text).key_or_group
         if f"'{key}'" in message or f"override {text}" in message or f"'{text}'" in message:
             found.append(text)
     return found

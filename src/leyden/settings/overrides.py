@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,13 +16,22 @@ from leyden.settings.base import Verbatim
 from leyden.settings.wording import complete, is_open, nearest, siblings
 
 
+@lru_cache(maxsize=4096)
+def parsed(text: str) -> Override:
+    """An override by Hydra's grammar, each text once in a process: the parser takes longer than composing does.
+
+    Raises:
+        HydraException: it cannot be read.
+    """
+    return OverridesParser.create().parse_override(text)
+
+
 def read_overrides(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
     """Parse arguments by Hydra's grammar; return those that can be read, and one sentence for each other one."""
-    parser = OverridesParser.create()
-    parsed, faults = [], []
+    found, faults = [], []
     for text in texts:
         try:
-            parsed.append(parser.parse_override(text))
+            found.append(parsed(text))
         except HydraException as error:
             if "=" not in text:
                 faults.append(f"{text}: this is no setting. Write key=value, such as lora.r=8.")
@@ -31,7 +41,7 @@ def read_overrides(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
                     f"{text}: this cannot be read ({cause}). Close every bracket and quote; put a value with signs "
                     "other than letters and digits in two pairs of quotes, such as \"key='<|a|>'\"."
                 )
-    return parsed, faults
+    return found, faults
 
 
 def with_texts(arguments: Iterable[str], fields: Mapping[str, FieldInfo]) -> list[str]:
@@ -115,7 +125,7 @@ def as_list(override: Override) -> str:
 
 def _is_quoted(argument: str) -> bool:
     try:
-        override = OverridesParser.create().parse_override(argument)
+        override = parsed(argument)
     except HydraException:
         return False
     return not override.is_sweep_override() and override.get_value_string()[:1] in ("'", '"')
