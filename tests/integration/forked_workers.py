@@ -36,8 +36,9 @@ class ForkedPython:
     """What `subprocess.Popen` is asked for where it starts Python on something of ours.
 
     Args:
-        args: `python -m torch.distributed.run …`, `python train.py …`, `python -m leyden.artifacts.worker FOLDER`; for
-            a further worker Lightning has another command, which ends with the folder too.
+        args: `python -m torch.distributed.run …`, `python train.py …`, `python -m tests.reliability …`, `python -m
+            leyden.artifacts.worker FOLDER`; for a further worker Lightning has another command that ends with the
+            folder.
         env: the variables of the process; None: those of this one.
         stdout: None, as of `Popen`: it prints where this process does.
         stderr: as `stdout`.
@@ -165,6 +166,9 @@ def _run(words: list[str]) -> None:
         subprocess_handler.Popen = ForkedPython  # type: ignore[misc, assignment]
         sys.argv = words[1:]
         torchrun.main(words[2:])
+    elif words[:2] == ["-m", "tests.reliability"]:
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__")
     elif words[0].endswith("train.py"):
         sys.argv = words
         runpy.run_path(words[0], run_name="__main__")

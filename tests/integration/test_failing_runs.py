@@ -94,8 +94,9 @@ def test_a_worker_that_dies_ends_the_run_and_not_what_it_has_saved(
 def test_the_command_ends_with_the_codes_of_shells(tmp_path: Path) -> None:
     """A process with a worker; the signal comes to the whole group, as from a terminal."""
     words = overrides_of(
-        tmp_path, "real", "trainer.epochs=100000", "checkpoint.every_minutes=null", "trainer.number_of_workers=1"
-    )
+        tmp_path, "real", "trainer.epochs=100000", "checkpoint.every_minutes=null", "trainer.number_of_workers=1",
+        "trainer.evaluation_epochs=100000",
+    )  # fmt: skip
 
     def wait_for(update: int) -> None:
         log = tmp_path / "real" / "metrics.csv"
@@ -106,7 +107,7 @@ def test_the_command_ends_with_the_codes_of_shells(tmp_path: Path) -> None:
     process = ForkedPython(
         [sys.executable, str(ROOT / "train.py"), *words], cwd=tmp_path, capture_output=True, start_new_session=True
     )
-    wait_for(20)
+    wait_for(3)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

@@ -71,6 +71,8 @@ def start(host: int, folder: Path, *overrides: str) -> ForkedPython:
 
 def test_b74_two_hosts_equal_one_process(hosts: list[str], tmp_path: Path) -> None:
     table = write_rows(tmp_path / "rows.csv")
+    # first: what it loads is there in the processes that are forked
+    one = train(table, tmp_path / "one", *TEXTS, *RATES, "trainer=cpu", "trainer.batch_size=4")
     own = [text for text in overrides_of(table, tmp_path / "two", *TEXTS, *RATES) if "output_directory" not in text]
     cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
     running = [start(number, tmp_path / f"host{number}", *own, *cut) for number in range(len(hosts))]
@@ -81,5 +83,4 @@ def test_b74_two_hosts_equal_one_process(hosts: list[str], tmp_path: Path) -> No
             process.send_signal(signal.SIGKILL)
     assert [process.returncode for process in running] == [0, 0], said
     assert not list((tmp_path / "host1").iterdir()), "a later host wrote something"
-    one = train(table, tmp_path / "one", *TEXTS, *RATES, "trainer=cpu", "trainer.batch_size=4")
     assert_same_run(one, tmp_path / "host0" / "outputs" / "two")
