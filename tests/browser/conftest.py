@@ -29,10 +29,20 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Open]:
-    """Open a file as a page: `open_page(path, size=PHONE, scheme="dark")`; its charts are drawn.
+    """Open a file as a page: `open_page(path, size=PHONE, scheme="dark")`.
 
     At the end of the test, any word on the console, any error and any request but for files is a failure.
     """
+    yield from opened_in(browser)
+
+
+@pytest.fixture(scope="module")
+def keep_page(browser: Any) -> Iterator[Open]:
+    """As `open_page`, for a page that the tests of a module share: to load one takes as long as most tests of it."""
+    yield from opened_in(browser)
+
+
+def opened_in(browser: Any) -> Iterator[Open]:
     contexts, said = [], []
 
     def opened(path: Path, *, size: dict[str, int] = LAPTOP, scheme: str = "light", **options: Any) -> Any:
@@ -43,8 +53,6 @@ def open_page(browser: Any) -> Iterator[Open]:
         page.on("pageerror", lambda error: said.append(f"error: {error}"))
         page.on("request", lambda request: said.append(f"request: {request.url}") if is_foreign(request.url) else None)
         page.goto(path.absolute().as_uri())
-        if options.get("java_script_enabled", True):
-            page.evaluate("leyden.charts?.ready.then(() => leyden.charts.drawAll())")
         return page
 
     yield opened

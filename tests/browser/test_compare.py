@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tests.browser.open_pages import LAPTOP, PHONE, axe_violations, focus_order, unreached
+from tests.browser.open_pages import LAPTOP, PHONE, axe_violations, draw_charts, focus_order, unreached
 from tests.report_copies import change_json, copied, with_metric, with_predictions
 
 from leyden.report.comparison import write_comparison
@@ -118,6 +118,7 @@ def test_names_and_answers_are_text_and_nothing_else(comparison: Path, open_page
 @pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (LAPTOP, "light")])
 def test_everybody_can_use_it(size: dict[str, int], scheme: str, comparison: Path, open_page: Open) -> None:
     page = open_page(comparison, size=size, scheme=scheme)
+    draw_charts(page)
     assert axe_violations(page) == []
     order = focus_order(page)
     assert not [one for one in order if one.endswith("UNSEEN")]

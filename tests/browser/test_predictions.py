@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.browser.open_pages import LAPTOP, PHONE, axe_violations, focus_order, unreached
+from tests.browser.open_pages import LAPTOP, PHONE, axe_violations, draw_charts, focus_order, unreached
 from tests.report_runs import HOSTILE, LONG
 from tests.unit.prediction_folders import classifier, own, regressor, run_folder, tabulated
 
@@ -231,6 +231,7 @@ def figures_pages(folder: Path) -> dict[str, Path]:
 def test_figures_are_drawn_and_told(tmp_path: Path, open_page: Open) -> None:
     for kind, path in figures_pages(tmp_path).items():
         page = open_page(path, scheme="dark" if kind == "numbers" else "light")
+        draw_charts(page)
         assert page.locator(".js-plotly-plot").count() == (2 if kind == "numbers" else 1)
         assert axe_violations(page) == [], kind
         if kind == "multiclass":
@@ -242,6 +243,7 @@ def test_figures_are_drawn_and_told(tmp_path: Path, open_page: Open) -> None:
 @pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (LAPTOP, "light")])
 def test_every_control_is_reached_by_keyboard_and_named(small: Path, open_page: Open, size: Any, scheme: str) -> None:
     page = open_page(small, size=size, scheme=scheme)
+    draw_charts(page)
     page.select_option("#predictions-size", "10")
     page.locator("#predictions-table tbody th button").nth(2).evaluate("one => one.click()")  # Tab begins at the top
     order = focus_order(page)
