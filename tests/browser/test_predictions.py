@@ -151,7 +151,7 @@ def test_a_row_unfolds_into_its_conversation_and_its_differences(small: Path, op
     )
     assert "Hardly a word in common." in details.inner_text()  # before and after
     numbers = details.locator("table tr").all_inner_texts()
-    assert "Gpt\t0.5\t0.1" in numbers
+    assert "GPT\t0.5\t0.1" in numbers
     assert "Loss\t14\t10" in numbers
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 
 from leyden.settings.resuming import CONFIG, typed_in
+from leyden.settings.run_lock import is_written
 
 Json = Mapping[str, Any]
 PROGRESS = "progress.json"  # how far a run has come, and how it has ended
@@ -41,6 +42,7 @@ class RunFiles:
         evaluation: as predictions, of the last evaluation, until the run has ended.
         resumes: when the run was gone on with, and what changed then.
         damaged: files that are there and cannot be read, with the reason.
+        goes_on: whether a process writes into the folder, as its lock says; None: that cannot be told.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class RunFiles:
     evaluation: pd.DataFrame | None = None
     resumes: Sequence[Json] = ()
     damaged: Mapping[str, str] = field(default_factory=dict)
+    goes_on: bool | None = None
 
     @classmethod
     def read(cls, folder: Path) -> RunFiles:
@@ -76,7 +79,8 @@ class RunFiles:
                 damaged[name] = f"{type(error).__name__}: {error}"
                 return None
 
-        return cls(
+        going = is_written(folder)  # asked before and after: a run may end, or begin, while its files are read
+        found = cls(
             folder,
             part(CONFIG, _settings),
             tuple((part(CONFIG, typed_in) or {}).values()),
@@ -91,6 +95,7 @@ class RunFiles:
             part("resumes.jsonl", _objects) or (),
             damaged,
         )
+        return replace(found, goes_on=going if going else is_written(folder))
 
     @property
     def name(self) -> str:
@@ -116,6 +121,14 @@ class RunFiles:
                 return default
             found = found[name]
         return found
+
+
+def progress_of(folder: Path) -> Json:
+    """How far a run has come, as it said last; empty where it has said nothing that can be read."""
+    try:
+        return _object(folder / PROGRESS)
+    except (OSError, ValueError):
+        return {}
 
 
 def _settings(path: Path) -> Json:
@@ -158,6 +171,6 @@ def _numbers(path: Path) -> pd.DataFrame:
             samples.append(sample)
             values.append(value)
             codes.append(names.setdefault(line[2], len(names)))
-    name = pd.Categorical.from_codes(np.asarray(codes), list(names))
+    name = pd.Categorical.from_codes(np.asarray(codes), pd.Index(list(names), dtype=object))
     columns = (np.asarray(steps), np.asarray(samples), name, np.asarray(values))
     return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
