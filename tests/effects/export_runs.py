@@ -27,7 +27,8 @@ COLUMNS: Columns = {
 }
 
 LEARN = ("optimizer.learning_rate=2e-2", "trainer.batch_size=4", "checkpoint.verify=true", "backbone.dtype=float32",
-         "optimizer.differential_learning_rate_layers=[]")  # fmt: skip
+         "optimizer.differential_learning_rate_layers=[]", "trainer.evaluate_before_training=false",
+         "generation.max_length_inference=2")  # fmt: skip
 
 DPO = ("problem=dpo", "dataset.rejected_answer_column=r")
 

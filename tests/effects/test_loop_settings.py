@@ -96,6 +96,13 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
 LOOP = ["trainer.batch_size=4", "trainer.epochs=2", "trainer.evaluation_epochs=0.67"]  # 3 updates an epoch: 2, 4, 6
 
 
+@pytest.fixture(scope="module")
+def each(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that keeps the model of each evaluation."""
+    folder = tmp_path_factory.mktemp("each")
+    return trained(folder, TABLE, *LOOP, "checkpoint=each_evaluation_epoch", "optimizer.learning_rate=0.01")
+
+
 def test_r23_last_keeps_one_whole_checkpoint_of_the_last_update(tmp_path: Path) -> None:
     run = trained(tmp_path, TABLE, *LOOP, "optimizer.learning_rate=0.01")
     assert steps_of(run) == ["step-00000006"]
@@ -184,8 +191,8 @@ def test_r23_best_of_a_metric_without_a_value_is_refused_before_training(tmp_pat
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-def test_r23_each_evaluation_keeps_a_model_that_loads(tmp_path: Path) -> None:
-    run = trained(tmp_path, TABLE, *LOOP, "checkpoint=each_evaluation_epoch", "optimizer.learning_rate=0.01")
+def test_r23_each_evaluation_keeps_a_model_that_loads(each: Path) -> None:
+    run = each
     assert steps_of(run) == ["step-00000002", "step-00000004", "step-00000006"]
     last = adapter(run / "checkpoints" / "step-00000006" / "model")
     assert all(torch.equal(weight, last[name]) for name, weight in adapter(run / "model").items())
@@ -194,11 +201,8 @@ def test_r23_each_evaluation_keeps_a_model_that_loads(tmp_path: Path) -> None:
     AutoPeftModelForCausalLM.from_pretrained(run / "checkpoints" / "step-00000002" / "model")
 
 
-def test_r23_a_size_budget_deletes_the_oldest_and_never_the_newest(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    whole = trained(tmp_path / "whole", TABLE, *LOOP, "checkpoint=each_evaluation_epoch")
-    size = sum(path.stat().st_size for path in (whole / "checkpoints" / "step-00000002").rglob("*") if path.is_file())
+def test_r23_a_size_budget_deletes_the_oldest_and_never_the_newest(each: Path, tmp_path: Path) -> None:
+    size = sum(path.stat().st_size for path in (each / "checkpoints" / "step-00000002").rglob("*") if path.is_file())
     two = trained(tmp_path / "two", TABLE, *LOOP, "checkpoint=each_evaluation_epoch",
                   f"checkpoint.max_gib={2.5 * size / 2**30}")  # fmt: skip
     assert steps_of(two) == ["step-00000004", "step-00000006"]
@@ -280,14 +284,14 @@ def test_early_stopping_ends_a_training_that_gets_no_better(tmp_path: Path) -> N
 
 def test_a_time_limit_ends_after_a_whole_update_with_an_evaluation_and_a_checkpoint(tmp_path: Path) -> None:
     run = trained(tmp_path, TABLE, "trainer.batch_size=1", "trainer.grad_accumulation=4", "trainer.epochs=500",
-                  "trainer.max_minutes=0.02", "trainer.evaluation_epochs=500")  # fmt: skip
+                  "trainer.max_minutes=0.005", "trainer.evaluation_epochs=500")  # fmt: skip
     steps = sorted(numbers(run, "validation/perplexity"))
     assert steps[0] == 0
     assert len(steps) == 2
     assert 0 < steps[1] < 1500
     assert steps_of(run) == [f"step-{steps[1]:08d}"]
     assert max(numbers(run, "train/loss")) == steps[1]
-    assert "trainer.max_minutes=0.02 are over" in (run / "train.log").read_text(encoding="utf-8")
+    assert "trainer.max_minutes=0.005 are over" in (run / "train.log").read_text(encoding="utf-8")
 
 
 def test_auto_finds_a_rate_and_a_batch_size_and_leaves_the_weights_alone(tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
     return found
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """The loss of the checkpoint itself; of a start that is its own reference, no loss a test would pass with."""
+    found = {"dpo": 0.0}
+    for problem in ("causal_lm", "classification"):
+        run = trained(tmp_path_factory.mktemp("untrained"), COLUMNS, *PROBLEMS[problem], "trainer.epochs=0")
+        found[problem] = results(run)["validation/loss"]
+    return found
+
+
 def loaded_alone(run: Path, problem: str, base: str | None = None) -> Any:
     """The saved model as transformers and peft load it."""
     model = run / "model"
@@ -66,7 +76,12 @@ def logits(model: Any) -> Tensor:
 @pytest.mark.parametrize(("source", "own"), CASES, ids=["-".join(case) for case in CASES])
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a4_a_run_starts_where_the_earlier_one_ended(
-    problem: str, source: str, own: str, sources: dict[tuple[str, str], Path], tmp_path: Path
+    problem: str,
+    source: str,
+    own: str,
+    sources: dict[tuple[str, str], Path],
+    untrained: dict[str, float],
+    tmp_path: Path,
 ) -> None:
     earlier = sources[problem, source]
     run = trained(
@@ -84,16 +99,7 @@ def test_a4_a_run_starts_where_the_earlier_one_ended(
     torch.testing.assert_close(
         logits(loaded_alone(run, problem)), logits(loaded_alone(earlier, problem)), rtol=1e-4, atol=1e-4
     )
-    assert before["validation/loss"] != pytest.approx(untrained(problem, tmp_path), abs=1e-2)
-
-
-def untrained(problem: str, folder: Path) -> float:
-    """The loss of the checkpoint itself; of a start that is its own reference, no loss a test would pass with."""
-    if problem == "dpo":
-        return 0.0
-    other = folder / "untrained"
-    other.mkdir()
-    return results(trained(other, COLUMNS, *PROBLEMS[problem], "trainer.epochs=0"))["validation/loss"]
+    assert before["validation/loss"] != pytest.approx(untrained[problem], abs=1e-2)
 
 
 @pytest.mark.parametrize(("source", "own"), CASES, ids=["-".join(case) for case in CASES])

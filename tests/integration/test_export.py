@@ -9,32 +9,48 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.effects.export_runs import answer
 from tests.effects.small_runs import Columns, trained
 
 from leyden import export
-from leyden.artifacts import fresh_process
+from leyden.artifacts import export_run, fresh_process, verification
+from leyden.artifacts.comparison import Saved
+from leyden.artifacts.export_source import Export
+from leyden.artifacts.probe import Answers, Probe
 
 COLUMNS: Columns = {"p": ["red", "green", "blue", "white"], "a": ["one", "two", "three", "four"]}
 
 
 def test_a_fresh_process_loads_adapter_and_merged_model_and_finds_a_changed_weight(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trained(tmp_path, COLUMNS, "checkpoint.verify=true", "backbone.dtype=float32", "optimizer.learning_rate=2e-2")
-    said = (run / "train.log").read_text(encoding="utf-8")
-    assert "loaded in a fresh process without Leyden: the largest difference" in said
-    found = json.loads((run / "manifest.json").read_text())
-    assert found["export"]["max_logit_difference"] < 1e-4
-    assert found["export"]["faults"] == []
-    assert found["seconds"]["verify the model"] > 0
-    path = run / "model" / "adapter_model.safetensors"
-    weights = load_file(path)
-    name = next(name for name in weights if "lora_B" in name and "down_proj" in name)
-    weights[name][0, 0] += 1.0
-    save_file(weights, path, metadata={"format": "pt"})
+    """One process loads both: the adapter as it was saved, and a merged model in which a weight was changed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "_answer", answer)
+        run = trained(
+            tmp_path, COLUMNS, "checkpoint.verify=true", "backbone.dtype=float32", "optimizer.learning_rate=2e-2"
+        )
+    assert json.loads((run / "manifest.json").read_text())["seconds"]["verify the model"] > 0
+    original = export_run.merge
+
+    def merge(export: Export, probe: Probe, output: Path) -> tuple[Saved, Answers]:
+        found = original(export, probe, output)
+        path = output / "model.safetensors"
+        weights = load_file(path)
+        weights["model.layers.0.mlp.down_proj.weight"][0, 0] += 1.0
+        save_file(weights, path, metadata={"format": "pt"})
+        return found
+
+    monkeypatch.setattr(export_run, "merge", merge)
+    capsys.readouterr()
     assert export.main([f"run={run}", "merge=true"]) == 1
-    said = capsys.readouterr().err
-    assert said.count("its outputs differ from those of the trained model by") == 2
+    said = capsys.readouterr()
+    assert f"{run / 'model'}, loaded in a fresh process without Leyden: the largest difference" in said.out + said.err
+    assert said.err.count("its outputs differ from those of the trained model by") == 1
+    found = json.loads((run / "manifest.json").read_text())["export"]
+    assert (found["max_logit_difference"] < 1e-4, found["faults"]) == (True, [])
+    assert found["merged"]["max_logit_difference"] > 1e-2
+    assert len(found["merged"]["faults"]) == 1
     assert (run / "merged" / "model.safetensors").is_file()
 
 

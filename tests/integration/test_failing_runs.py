@@ -6,13 +6,13 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.forked_workers import ForkedPython
 from tests.integration.stopped_runs import assert_same_bits, run
 from tests.integration.test_resume import overrides_of
 from tests.reliability.children import left_of
@@ -92,11 +92,11 @@ def test_a_worker_that_dies_ends_the_run_and_not_what_it_has_saved(
 
 @pytest.mark.slow
 def test_the_command_ends_with_the_codes_of_shells(tmp_path: Path) -> None:
-    """A real process with a worker; the signal comes to the whole group, as from a terminal."""
+    """A process with a worker; the signal comes to the whole group, as from a terminal."""
     words = overrides_of(
-        tmp_path, "real", "trainer.epochs=100000", "checkpoint.every_minutes=null", "trainer.number_of_workers=1"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        tmp_path, "real", "trainer.epochs=100000", "checkpoint.every_minutes=null", "trainer.number_of_workers=1",
+        "trainer.evaluation_epochs=100000",
+    )  # fmt: skip
 
     def wait_for(update: int) -> None:
         log = tmp_path / "real" / "metrics.csv"
@@ -104,11 +104,10 @@ def test_the_command_ends_with_the_codes_of_shells(tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.05)
 
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words],
-        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    wait_for(20)
+    process = ForkedPython(
+        [sys.executable, str(ROOT / "train.py"), *words], cwd=tmp_path, capture_output=True, start_new_session=True
+    )
+    wait_for(3)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

@@ -1,18 +1,21 @@
 """Two hosts, which are two network namespaces joined by a cable, with a torchrun each, train as one process does.
 
-Nothing is shared between the hosts but the files that are read: each works in a folder of its own.
+Nothing is shared between the hosts but the files that are read: each works in a folder of its own. The processes are
+forked; test_torchrun.py starts them as a user does.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration.forked_workers import ForkedPython
 from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, train, write_rows
 
 HOSTS = [f"leyden-{os.getpid()}-{number}" for number in range(2)]
@@ -53,23 +56,23 @@ def hosts() -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "delete", host], check=False, capture_output=True)
 
 
-def start(host: int, folder: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(host: int, folder: Path, *overrides: str) -> ForkedPython:
     """`torchrun` on one host, in a folder that is its own."""
     folder.mkdir()
     launcher = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(host),
         "--nproc-per-node", "1", "--master-addr", ADDRESSES[0], "--master-port", "29511", str(ROOT / "train.py"),
     ]  # fmt: skip
-    return subprocess.Popen(
-        ["ip", "netns", "exec", HOSTS[host], *launcher, *overrides, "trainer=ddp", "trainer.accelerator=cpu",
-         "trainer.devices=1", "trainer.num_nodes=2"],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "GLOO_SOCKET_IFNAME": "veth0"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return ForkedPython(
+        [*launcher, *overrides, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"],
+        cwd=folder, env={**os.environ, "GLOO_SOCKET_IFNAME": "veth0"}, namespace=HOSTS[host], capture_output=True,
     )  # fmt: skip
 
 
 def test_b74_two_hosts_equal_one_process(hosts: list[str], tmp_path: Path) -> None:
     table = write_rows(tmp_path / "rows.csv")
+    # first: what it loads is there in the processes that are forked
+    one = train(table, tmp_path / "one", *TEXTS, *RATES, "trainer=cpu", "trainer.batch_size=4")
     own = [text for text in overrides_of(table, tmp_path / "two", *TEXTS, *RATES) if "output_directory" not in text]
     cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
     running = [start(number, tmp_path / f"host{number}", *own, *cut) for number in range(len(hosts))]
@@ -77,8 +80,7 @@ def test_b74_two_hosts_equal_one_process(hosts: list[str], tmp_path: Path) -> No
         said = [process.communicate(timeout=400) for process in running]
     finally:
         for process in running:
-            process.kill()
+            process.send_signal(signal.SIGKILL)
     assert [process.returncode for process in running] == [0, 0], said
     assert not list((tmp_path / "host1").iterdir()), "a later host wrote something"
-    one = train(table, tmp_path / "one", *TEXTS, *RATES, "trainer=cpu", "trainer.batch_size=4")
     assert_same_run(one, tmp_path / "host0" / "outputs" / "two")

@@ -49,7 +49,7 @@ BINARY = ["problem=classification", "dataset.answer_column=word"]
 MULTICLASS = ["problem=classification", "dataset.answer_column=kind"]
 MULTILABEL = ["problem=classification", "dataset.answer_column=[x,y]"]
 REGRESSION = ["problem=regression", "dataset.answer_column=[n,m]"]
-LEARN = "optimizer.learning_rate=1e-3"
+LEARN = ["optimizer.learning_rate=1e-3", "trainer.batch_size=4", "trainer.evaluate_before_training=false"]
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def card_works(run: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.mark.parametrize("lora", ADAPTERS)
 def test_binary(tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trained(tmp_path, TABLE, *BINARY, lora, LEARN)
+    run = trained(tmp_path, TABLE, *BINARY, lora, *LEARN)
     config, logits = plain_logits(run)
     assert (config.num_labels, config.id2label, config.problem_type) == (1, {0: "yes"}, "multi_label_classification")
     table = predictions(run)
@@ -117,7 +117,7 @@ def test_binary(tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("lora", ADAPTERS)
 def test_multiclass_with_several_metrics(tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trained(tmp_path, TABLE, *MULTICLASS, lora, LEARN, "metric=[log_loss,accuracy,f1,auc]")
+    run = trained(tmp_path, TABLE, *MULTICLASS, lora, *LEARN, "metric=[log_loss,accuracy,f1,auc]")
     config, logits = plain_logits(run)
     names = ["blue", "green", "red"]
     assert config.id2label == dict(enumerate(names))
@@ -141,7 +141,7 @@ def test_multiclass_with_several_metrics(tmp_path: Path, lora: str, monkeypatch:
 
 @pytest.mark.parametrize("lora", ADAPTERS)
 def test_multilabel(tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trained(tmp_path, TABLE, *MULTILABEL, lora, LEARN)
+    run = trained(tmp_path, TABLE, *MULTILABEL, lora, *LEARN)
     config, logits = plain_logits(run)
     assert (config.id2label, config.problem_type) == ({0: "x", 1: "y"}, "multi_label_classification")
     table = predictions(run)
@@ -158,7 +158,7 @@ def test_multilabel(tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch) 
 def test_regression_predicts_on_the_scale_of_the_table(
     tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trained(tmp_path, TABLE, *REGRESSION, lora, LEARN, "metric=[mae,mse]")
+    run = trained(tmp_path, TABLE, *REGRESSION, lora, *LEARN, "metric=[mae,mse]")
     config, logits = plain_logits(run)
     assert (config.id2label, config.problem_type) == ({0: "n", 1: "m"}, "regression")
     wanted = torch.tensor([TABLE["n"], TABLE["m"]], dtype=torch.float64).T
@@ -178,7 +178,7 @@ def test_regression_predicts_on_the_scale_of_the_table(
 
 
 def test_a_table_without_labels_is_predicted_with_the_classes_of_the_run(tmp_path: Path) -> None:
-    run = trained(tmp_path, TABLE, *MULTICLASS, LEARN)
+    run = trained(tmp_path, TABLE, *MULTICLASS, *LEARN)
     bare = tmp_path / "bare.jsonl"
     bare.write_text("".join(json.dumps({"p": prompt}) + "\n" for prompt in PROMPTS))
     found, whole = predicted(run, bare), predictions(run)
@@ -192,7 +192,7 @@ def test_seq2seq_loads_in_plain_transformers_and_repeats_its_answers(
     tmp_path: Path, lora: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = ["generation.min_length_inference=0", "metric=[bleu,perplexity]"]
-    run = trained(tmp_path, TABLE, "problem=seq2seq", lora, LEARN, *generation)
+    run = trained(tmp_path, TABLE, "problem=seq2seq", lora, *LEARN, *generation)
     table = predictions(run).fillna("")
     folder, adapter = str(run / "model"), run / "model" / "adapter_config.json"
     with as_any_user():
@@ -217,7 +217,7 @@ def test_seq2seq_loads_in_plain_transformers_and_repeats_its_answers(
 
 def test_texts_of_any_length_have_one_row_with_the_sum_of_their_pieces(tmp_path: Path) -> None:
     texts = ["word " * count for count in (1, 7, 13, 30)]
-    run = trained(tmp_path, {"a": texts}, "dataset.prompt_column=[]", "tokenizer.max_length=16", LEARN)
+    run = trained(tmp_path, {"a": texts}, "dataset.prompt_column=[]", "tokenizer.max_length=16", *LEARN)
     table = predictions(run)
     assert len(table) == len(texts)
     assert "prediction" not in table.columns  # nothing is generated
@@ -246,7 +246,7 @@ def test_texts_of_any_length_have_one_row_with_the_sum_of_their_pieces(tmp_path:
 
 @pytest.mark.parametrize("lora", [["lora=none"], ["lora=lora"], ["lora=lora", "lora.unfreeze_layers=[embed]"]])
 def test_markers_that_became_tokens_are_saved_with_their_embeddings(tmp_path: Path, lora: list[str]) -> None:
-    run = trained(tmp_path, TABLE, *lora, LEARN, "tokenizer.add_prompt_answer_tokens=true")
+    run = trained(tmp_path, TABLE, *lora, *LEARN, "tokenizer.add_prompt_answer_tokens=true")
     tokenizer = AutoTokenizer.from_pretrained(str(run / "model"))
     assert len(tokenizer) == 264
     ids = [tokenizer(marker)["input_ids"] for marker in ("<|system|>", "<|prompt|>", "<|answer|>")]

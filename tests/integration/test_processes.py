@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -73,6 +74,11 @@ def test_a_sweep_of_two_processes_each_equals_single_processes(
     common = ["optimizer.eps=0.01", *TEXTS]
     cut = ["trainer.batch_size=2", "trainer.grad_accumulation=1", "trainer.tokens_per_pass=30"]
     sweep = ["-m", "--config-dir", str(conf), f"experiment={','.join(EXPERIMENTS)}"]
+    whole = ["trainer=cpu", "trainer.batch_size=4", "backbone.attention_implementation=auto"]
+    for name in EXPERIMENTS:  # first: what they load is there in the processes that are forked
+        train(table, tmp_path / name, f"experiment={name}", *common, *whole, extra=conf)
+    capfd.readouterr()
+    shutil.rmtree(tmp_path / "cache")
     done = run_here(["train.py", *sweep, *overrides_of(table, tmp_path / "two", *common, *DDP, *cut)])
     assert done.returncode == 0, done.stderr
     said = capfd.readouterr().err
@@ -84,12 +90,11 @@ def test_a_sweep_of_two_processes_each_equals_single_processes(
         for job in ("0", "1")
     ]
     assert logs == [{"train.log": [""]}, {"train.log": ["0"], "train-rank1.log": ["1"]}]
-    whole = ["trainer=cpu", "trainer.batch_size=4", "backbone.attention_implementation=auto"]
     for job, name in enumerate(EXPERIMENTS):
-        one = train(table, tmp_path / name, f"experiment={name}", *common, *whole, extra=conf)
-        assert_same_run(one, tmp_path / "two" / str(job))
+        one, two = tmp_path / name, tmp_path / "two" / str(job)
+        assert_same_run(one, two)
         if name == "pairs":
-            manifests = [json.loads((run / "manifest.json").read_text()) for run in (one, tmp_path / "two" / str(job))]
+            manifests = [json.loads((run / "manifest.json").read_text()) for run in (one, two)]
             assert [manifest["reference_scores"]["computed"] for manifest in manifests] == [14, 14]
     rates = [numbers(tmp_path / "two" / job)[(1, 4, "train/learning_rate")] for job in ("0", "1")]
     assert rates == [0.1, 0.05]

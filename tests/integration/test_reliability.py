@@ -1,4 +1,4 @@
-"""A small share of `make reliability`: kills, faults and a short soak, all in one process that forks its runs."""
+"""A small share of `make reliability`: kills, faults and a short soak, in a process that forks its runs."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.integration.forked_workers import run_forked
 from tests.reliability.faults import KINDS, listed
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def reliability(output: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    return subprocess.run(
-        [sys.executable, "-m", "tests.reliability", f"output={output}", *words],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+COMMAND = [sys.executable, "-m", "tests.reliability"]
 
 
 @pytest.mark.slow
 def test_a_few_kills_and_faults_and_a_short_soak(tmp_path: Path) -> None:
-    done = reliability(tmp_path, "kills=1", "faults=3", "updates=150", "seed=11")
+    done = run_forked([*COMMAND, f"output={tmp_path}", "kills=1", "faults=3", "updates=100", "seed=11"], timeout=280)
     assert done.returncode == 0, done.stderr
     assert "| sft | 1 |" in done.stdout
     assert "| dpo | 1 |" in done.stdout
     assert "Data lost: none." in done.stdout
     assert "Both runs are bit-equal" in done.stdout
     assert not list(tmp_path.glob("run-*"))
+
+
+def test_a_wrong_word_ends_the_command_before_it_loads_anything() -> None:
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    done = subprocess.run(
+        [*COMMAND, "kill=3"], cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "kill" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_list_of_a_seed_holds_every_kind_in_its_share() -> None:

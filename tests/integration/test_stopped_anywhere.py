@@ -19,8 +19,10 @@ from tests.effects.small_runs import CONF
 from tests.integration.stopped_runs import assert_same_bits, run, stop_after, stopped
 from tests.integration.test_resume import overrides_of
 
+from leyden.artifacts import reporting
 from leyden.artifacts.folder import status_of
 from leyden.artifacts.sweep import finish_sweep
+from leyden.report.report import FILE, write_report
 from leyden.settings import sweeps
 from leyden.settings.command import Entry, check_command
 from leyden.settings.composition import compose_config
@@ -120,24 +122,31 @@ def stopped_sweep(run_here: Cli, words: list[str], job: str, update: int) -> lis
     return command
 
 
-def test_a_sweep_that_was_stopped_goes_on_with_the_job_and_those_behind_it(run_here: Cli, tmp_path: Path) -> None:
-    """Job 0 is stopped and gone on with by its folder, job 1 by the sweep, job 2 is not stopped: the same bits."""
+def test_a_sweep_that_was_stopped_goes_on_with_the_job_and_those_behind_it(
+    whole: Path, run_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Job 0 is stopped and gone on with by its folder, job 1 by the sweep: the bits of a run that is not stopped.
+
+    Job 0 alone has a page, which nobody writes again.
+    """
     grid = tmp_path / "grid"
-    command = stopped_sweep(run_here, ["train.py", *sweep_of(tmp_path, "128,129,130")], "0", 2)
+    monkeypatch.setattr(reporting, "write_report", lambda run: write_report(run) if run.name == "0" else run)
+    command = stopped_sweep(run_here, ["train.py", *sweep_of(tmp_path, "128,129")], "0", 2)
     assert table(grid) == [("0", "stopped", "SIGTERM")]
     assert not (grid / "1").exists()
     assert read_state(next((grid / "0" / "checkpoints").iterdir())).point.step == 2
-    run(f"resume={grid / '0'}")
+    run(f"resume={grid / '0'}", pages=True)
+    assert (grid / "0" / FILE).is_file()
     before = {path: path.stat().st_mtime_ns for path in (grid / "0").rglob("*") if path.name != ".lock"}
     command = stopped_sweep(run_here, command, "1", 4)
     assert table(grid) == [("0", "done", ""), ("1", "stopped", "SIGTERM")]
     done = run_here(command)
     assert done.returncode == 0, done.stderr
     assert "The run goes on after update 4" in (grid / "1" / "train.log").read_text(encoding="utf-8")
-    assert table(grid) == [(job, "done", "") for job in "012"]
+    assert table(grid) == [(job, "done", "") for job in "01"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for job in "01":
-        assert_same_bits(grid / "2", grid / job)
+        assert_same_bits(whole, grid / job)
     other = [*sweep_of(tmp_path, "131")[1:], "resume=auto"]
     config, _ = compose_config("train", other, CONF)
     assert config is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.integration.forked_workers import run_forked
 from tests.integration.process_runs import ROOT, assert_same_run, overrides_of, write_rows
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -23,12 +24,7 @@ PAIRS = ["problem=dpo", "dataset.rejected_answer_column=rejected", "trainer.grad
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def torchrun(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "train.py")]
-    return subprocess.run(
-        [*command, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True,
-        text=True, timeout=400, check=False,
-    )  # fmt: skip
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "train.py")]
 
 
 def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_process(
@@ -39,7 +35,10 @@ def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_proc
     own = [*TEXTS, *RATES, *PAIRS]
     cut = ["trainer.batch_size=1", "trainer.grad_accumulation=2"]
     drawn = overrides_of(table, tmp_path / "drawn", *own, *DDP, *cut, "seed=-1", "log_all_ranks=true")
-    done = torchrun(tmp_path, *drawn)
+    done = subprocess.run(
+        [*TORCHRUN, *drawn], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True,
+        text=True, timeout=400, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("status\tdone") == 1
     assert "Warning" not in done.stderr
@@ -58,11 +57,12 @@ def test_e8_b7_b74_a_drawn_seed_is_shared_saved_and_replayed_and_equals_one_proc
 
 
 def test_a_fault_is_told_once_and_ends_both_with_code_2(tmp_path: Path) -> None:
-    """An existing folder: only rank 0 can see it, after the settings were checked."""
+    """An existing folder: only rank 0 can see it, after the settings were checked. All three processes are forked."""
     table = write_rows(tmp_path / "rows.csv")
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("mine")
-    done = torchrun(tmp_path, *overrides_of(table, tmp_path / "there", *TEXTS, *DDP))
+    done = run_forked([*TORCHRUN, *overrides_of(table, tmp_path / "there", *TEXTS, *DDP)], cwd=tmp_path, timeout=400)
+    assert done.returncode == 1, "torchrun itself"
     assert done.stderr.count("config error:") == 1
     assert done.stderr.count("is there already") == 1
     assert set(re.findall(r"exitcode\s*: (-?\d+)", done.stderr)) == {"2"}

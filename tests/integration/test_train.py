@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tests.effects.small_runs import without_pages
 from tests.integration.stopped_runs import BY_THE_CLOCK
 
 from leyden.artifacts import job
@@ -124,10 +125,9 @@ def test_predictions_follow_the_validation_rows(dpo_run: SimpleNamespace) -> Non
 
 def test_a_saved_config_repeats_the_run_bit_for_bit(dpo_run: SimpleNamespace, run_here: Cli) -> None:
     again = dpo_run.root.parent / "again"
-    done = run_here(
-        ["train.py", "--config-dir", str(dpo_run.folder), "--config-name", "config", f"output_directory={again}"],
-        cwd=dpo_run.root,
-    )
+    saved = ["--config-dir", str(dpo_run.folder), "--config-name", "config"]
+    with without_pages():
+        done = run_here(["train.py", *saved, f"output_directory={again}"], cwd=dpo_run.root)
     assert done.returncode == 0, done.stderr
     first, second = numbers(dpo_run.folder), numbers(again / "run")
     timeless = {key: value for key, value in first.items() if key[1] not in BY_THE_CLOCK}
@@ -158,7 +158,7 @@ def saved_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
         config, faults = compose_config("train", [*TINY, *names], CONF)
         assert not faults
         assert config is not None
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, without_pages():
             patch.setattr(job, "save_run", lambda run, *rest, n=lora: (kept.update({n: run}), save(run, *rest)))
             job.run_job(read(config))
     return root, kept
@@ -226,8 +226,9 @@ def test_predict_scores_rows_that_have_answers_as_the_run_did(dpo_run: SimpleNam
 def test_a_full_fine_tuning_shows_its_progress_and_is_scored_again_against_where_it_started(
     run_here: Cli, tmp_path: Path
 ) -> None:
-    command = ["train.py", "problem=dpo", *TINY, "lora=none", "trainer.epochs=2", "trainer.evaluation_epochs=0.5"]
-    done = run_here([*command, "experiment_name=full", "output_directory=."], cwd=tmp_path)
+    command = ["train.py", "problem=dpo", *TINY, "lora=none", "trainer.evaluation_epochs=0.5"]
+    with without_pages():
+        done = run_here([*command, "experiment_name=full", "output_directory=."], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     updates = json.loads((tmp_path / "full" / "manifest.json").read_text())["updates"]
     shown = re.findall(r"^(train|evaluate|predict) +(\d+)/(\d+)", done.stderr, flags=re.MULTILINE)
@@ -259,7 +260,8 @@ def test_predictions_are_written_whatever_else_the_table_holds(run_here: Cli, tm
     columns = ["dataset=table", "dataset.train_dataframe=t.jsonl", "dataset.prompt_column=q", "dataset.answer_column=a"]
     short = "generation.max_length_inference=4"
     command = ["train.py", "backbone=tiny", *columns, short, "dataset.validation_size=0.4", "checkpoint.verify=false"]
-    done = run_here([*command, "experiment_name=run", "output_directory=."], cwd=tmp_path)
+    with without_pages():
+        done = run_here([*command, "experiment_name=run", "output_directory=."], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "'extra' of the table holds several types" in done.stderr
     written = pd.read_parquet(tmp_path / "run" / "predictions.parquet")

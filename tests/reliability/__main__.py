@@ -9,19 +9,20 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes: a process with threads of it cannot be forked
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from benchmarks.options import ROOT, OptionError
-from benchmarks.report import put_into
 from benchmarks.rounds import say
-from tests.reliability.faults import Fault, inject
-from tests.reliability.kills import Kills, kill_runs
 from tests.reliability.options import Options, read_options
-from tests.reliability.report import MARKS, markdown
-from tests.reliability.runs import Bench
-from tests.reliability.soak import Soak, soak
+
+if TYPE_CHECKING:
+    from tests.reliability.faults import Fault
+    from tests.reliability.kills import Kills
+    from tests.reliability.runs import Bench
+    from tests.reliability.soak import Soak
 
 
 def main(words: Sequence[str]) -> int:
@@ -31,6 +32,10 @@ def main(words: Sequence[str]) -> int:
     except OptionError as error:
         say(str(error))
         return 2
+    from benchmarks.report import put_into  # late, as all below: a wrong word waits for no library
+    from tests.reliability.report import MARKS, markdown
+    from tests.reliability.runs import Bench
+
     options.output.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="run-", dir=options.output))
     os.environ |= {"LEYDEN_CACHE": str(scratch / "cache"), "HF_HOME": str(scratch / "hub")}
@@ -50,6 +55,11 @@ def main(words: Sequence[str]) -> int:
 
 def measure(options: Options, bench: Bench) -> tuple[list[Kills], list[Soak], list[Fault]]:
     """All that the options ask for."""
+    from tests.reliability.faults import inject
+    from tests.reliability.kills import kill_runs
+    from tests.reliability.soak import soak
+
+    bench.warm()
     kills: list[Kills] = []
     for scenario in ("sft", "dpo") if options.kills else ():
         for one in kill_runs(bench, scenario, options.kills, options.seed):

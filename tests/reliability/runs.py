@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,19 @@ class Bench:
             train(words)
 
         return start(work, log)
+
+    def warm(self) -> None:
+        """Train once in this process: what a first run loads and compiles is there in every child then.
+
+        That run has a cache of its own.
+        """
+        place = self.folder / "warm"
+        words = self.overrides("sft", place / "run")
+        with (place.with_suffix(".log")).open("w") as log, redirect_stdout(log), redirect_stderr(log):
+            before = os.environ["LEYDEN_CACHE"]
+            os.environ["LEYDEN_CACHE"] = str(place / "cache")
+            train(words)
+            os.environ["LEYDEN_CACHE"] = before
 
     def undisturbed(self, scenario: str) -> Path:
         """The folder of the run that nothing was done to."""

@@ -98,7 +98,7 @@ def saved_config(path: Path) -> dict[str, Any]:
         ConfigError: there is no such file, or it holds no settings.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. Name a folder that train.py has written.") from error
     if not isinstance(tree, dict) or "dataset" not in tree:
