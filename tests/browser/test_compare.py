@@ -62,8 +62,8 @@ def column(page: Any, heading: str) -> list[str]:
     )
 
 
-def test_a_heading_sorts_by_keyboard_and_what_has_no_value_stays_last(comparison: Path, open_page: Open) -> None:
-    page = open_page(comparison)
+def test_a_heading_sorts_by_keyboard_and_what_has_no_value_stays_last(comparison: Path, shared_page: Open) -> None:
+    page = shared_page(comparison)
     assert column(page, "Run") == ["good", EVIL, ARABIC, "failed"], "bleu, highest first"
     heading = page.get_by_role("columnheader", name="loss", exact=True)
     heading.get_by_role("button").focus()
@@ -79,8 +79,8 @@ def test_a_heading_sorts_by_keyboard_and_what_has_no_value_stays_last(comparison
     ]  # fmt: skip
 
 
-def test_two_runs_are_chosen_by_keyboard_and_their_differences_marked(comparison: Path, open_page: Open) -> None:
-    page = open_page(comparison)
+def test_two_runs_are_chosen_by_keyboard_and_their_differences_marked(comparison: Path, shared_page: Open) -> None:
+    page = shared_page(comparison)
     first = page.locator(".row-pair").first
     assert first.locator(".answer dt").all_inner_texts() == ["good", EVIL]
     assert first.locator("mark").all_inner_texts() == ["cat", "dog"]
@@ -102,10 +102,11 @@ def test_two_runs_are_chosen_by_keyboard_and_their_differences_marked(comparison
     page.locator("#pair-differ").uncheck()
     page.locator("#pair-search").fill("THE CAT")
     assert page.locator(".row-pair").count() == 1
+    page.locator("#pair-search").fill("")
 
 
-def test_names_and_answers_are_text_and_nothing_else(comparison: Path, open_page: Open) -> None:
-    page = open_page(comparison)
+def test_names_and_answers_are_text_and_nothing_else(comparison: Path, shared_page: Open) -> None:
+    page = shared_page(comparison)
     page.locator("#pair-b").select_option(label=EVIL)
     assert page.evaluate("window.planted") is None
     assert page.locator("main img, main script:not([type])").count() == 0
@@ -116,8 +117,8 @@ def test_names_and_answers_are_text_and_nothing_else(comparison: Path, open_page
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (LAPTOP, "light")])
-def test_everybody_can_use_it(size: dict[str, int], scheme: str, comparison: Path, open_page: Open) -> None:
-    page = open_page(comparison, size=size, scheme=scheme)
+def test_everybody_can_use_it(size: dict[str, int], scheme: str, comparison: Path, shared_page: Open) -> None:
+    page = shared_page(comparison, size=size, scheme=scheme)
     assert axe_violations(page) == []
     order = focus_order(page)
     assert not [one for one in order if one.endswith("UNSEEN")]

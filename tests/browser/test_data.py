@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.browser.open_pages import PHONE, axe_violations, focus_order, unreached
+from tests.browser.open_pages import LAPTOP, PHONE, axe_violations, focus_order, unreached
 from tests.effects.small_runs import settings_of
 from tests.report_runs import HOSTILE
 
@@ -17,7 +17,6 @@ from leyden.report.run_files import RunFiles
 
 Open = Callable[..., Any]
 SECTION = "#data"
-DRAWN = "() => leyden.charts.ready.then(() => leyden.charts.drawAll())"
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +45,15 @@ def page_of(folder: Path, columns: dict[str, Any], *overrides: str) -> Path:
     return folder / "page.html"
 
 
-def test_everyone_can_read_it(pair_page: Path, class_page: Path, open_page: Open) -> None:
+def test_everyone_can_read_it(pair_page: Path, class_page: Path, shared_page: Open) -> None:
     for path, scheme in ((pair_page, "dark"), (class_page, "light")):
-        page = open_page(path, scheme=scheme)
-        page.evaluate(DRAWN)
+        page = shared_page(path, scheme=scheme)
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         assert axe_violations(page) == []
 
 
-def test_every_control_is_reached_by_keyboard_and_samples_open(pair_page: Path, open_page: Open) -> None:
-    page = open_page(pair_page)
+def test_every_control_is_reached_by_keyboard_and_samples_open(pair_page: Path, shared_page: Open) -> None:
+    page = shared_page(pair_page, scheme="dark")
     order = focus_order(page)
     assert unreached(page) == []
     assert not [one for one in order if one.endswith("UNSEEN")]
@@ -66,8 +64,8 @@ def test_every_control_is_reached_by_keyboard_and_samples_open(pair_page: Path, 
     assert second.get_attribute("open") is not None
 
 
-def test_hostile_text_is_text_with_signs_for_what_cannot_be_seen(pair_page: Path, open_page: Open) -> None:
-    page = open_page(pair_page)
+def test_hostile_text_is_text_with_signs_for_what_cannot_be_seen(pair_page: Path, shared_page: Open) -> None:
+    page = shared_page(pair_page, scheme="dark")
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert page.evaluate("window.planted") is None
     assert page.locator(f"{SECTION} script:not([type]), {SECTION} img, {SECTION} b").count() == 0
@@ -82,9 +80,9 @@ def test_hostile_text_is_text_with_signs_for_what_cannot_be_seen(pair_page: Path
 
 
 def test_the_legend_names_every_mark_that_is_there_and_marks_are_more_than_colours(
-    pair_page: Path, open_page: Open
+    pair_page: Path, shared_page: Open
 ) -> None:
-    page = open_page(pair_page)
+    page = shared_page(pair_page, scheme="dark")
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     legend = page.locator(".legend div").all_inner_texts()
     said = " ".join(legend)
@@ -111,25 +109,24 @@ def test_the_legend_names_every_mark_that_is_there_and_marks_are_more_than_colou
     }  # fmt: skip
 
 
-def test_screen_readers_are_told_what_tokens_are(pair_page: Path, open_page: Open) -> None:
-    page = open_page(pair_page)
+def test_screen_readers_are_told_what_tokens_are(pair_page: Path, shared_page: Open) -> None:
+    page = shared_page(pair_page, scheme="dark")
     first = page.locator("details.sample").first
     said = first.locator(".run > .aloud").all_text_contents()
     assert said == ["[prompt, not predicted, shared:] ", "[answer, predicted:] ", "[answer, predicted:] "]
     assert first.locator(".control .aloud").first.text_content() == "control token "
 
 
-def test_both_answers_stand_beside_each_other_with_what_differs(pair_page: Path, open_page: Open) -> None:
-    page = open_page(pair_page)
+def test_both_answers_stand_beside_each_other_with_what_differs(pair_page: Path, shared_page: Open) -> None:
+    page = shared_page(pair_page, scheme="dark")
     first = page.locator("details.sample").first
     assert first.locator("h4").all_inner_texts() == ["Better answer", "Worse answer"]
     marked = ["".join(side.locator("mark").all_text_contents()) for side in first.locator(".pair > div").all()]
     assert marked == [" the better one", " worse"]
 
 
-def test_what_was_cut_is_said_at_the_sample_and_in_the_histogram(pair_page: Path, open_page: Open) -> None:
-    page = open_page(pair_page)
-    page.evaluate(DRAWN)
+def test_what_was_cut_is_said_at_the_sample_and_in_the_histogram(pair_page: Path, shared_page: Open) -> None:
+    page = shared_page(pair_page, scheme="dark")
     assert page.locator(".sample .tag.warn").all_inner_texts().count("cut: answer, prompt") == 2  # both parts
     chart = page.locator("figure.chart").first
     assert "tokenizer.max_length is 128" in chart.inner_text()
@@ -137,9 +134,8 @@ def test_what_was_cut_is_said_at_the_sample_and_in_the_histogram(pair_page: Path
     assert chart.locator("details table tbody tr").count() > 1
 
 
-def test_labels_have_bars_and_every_count_in_a_table(class_page: Path, open_page: Open) -> None:
-    page = open_page(class_page)
-    page.evaluate(DRAWN)
+def test_labels_have_bars_and_every_count_in_a_table(class_page: Path, shared_page: Open) -> None:
+    page = shared_page(class_page)
     chart = page.locator("figure.chart", has_text="Label balance")
     assert "3 labels; in training from 1 to 6 rows" in chart.inner_text()
     assert chart.locator(".plot svg .bars path").count() == 6
@@ -148,12 +144,15 @@ def test_labels_have_bars_and_every_count_in_a_table(class_page: Path, open_page
     assert page.locator("#data b").count() == 0
 
 
-def test_a_phone_scrolls_down_alone_and_paper_has_the_first_samples(pair_page: Path, open_page: Open) -> None:
-    page = open_page(pair_page, size=PHONE)
+def test_a_phone_scrolls_down_alone_and_paper_has_the_first_samples(pair_page: Path, shared_page: Open) -> None:
+    page = shared_page(pair_page, scheme="dark")
+    page.set_viewport_size(PHONE)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.emulate_media(media="print")
     assert page.locator("details.sample:visible").count() == 3
+    page.emulate_media(media="screen")
+    page.set_viewport_size(LAPTOP)
 
 
 def test_no_data_no_section_and_a_page_without_scripts_has_all_texts(

@@ -31,8 +31,8 @@ def drawn(page: Any) -> list[int]:
     )
 
 
-def test_it_draws_every_chart_and_says_nothing(open_page: Open, page_file: Path) -> None:
-    page = open_page(page_file)
+def test_it_draws_every_chart_and_says_nothing(shared_page: Open, page_file: Path) -> None:
+    page = shared_page(page_file, scheme="dark")
     assert page.title().startswith("run <img")
     assert page.locator("h1").inner_text() == page_file.parent.name
     counts = drawn(page)
@@ -66,19 +66,39 @@ def test_the_browser_refuses_what_would_be_fetched(open_page: Open, page_file: P
     context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+@pytest.mark.parametrize(("size", "scheme"), [(LAPTOP, "dark"), (PHONE, "light")], ids=["laptop-dark", "phone-light"])
 def test_axe_finds_nothing_and_no_page_scrolls_sideways(
-    open_page: Open, page_file: Path, scheme: str, size: dict[str, int]
+    shared_page: Open, page_file: Path, scheme: str, size: dict[str, int]
 ) -> None:
-    page = open_page(page_file, scheme=scheme, size=size)
+    page = shared_page(page_file, scheme=scheme, size=size)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     assert axe_violations(page) == []
 
 
-def test_the_keyboard_reaches_every_control_and_shows_where_it_is(open_page: Open, page_file: Path) -> None:
-    page = open_page(page_file)
+def test_a_size_changes_no_colour_so_that_two_pairs_stand_for_four(shared_page: Open, page_file: Path) -> None:
+    """Text that is large, and may be paler, on one of them alone has the colour of all text."""
+    page, found = shared_page(page_file, scheme="dark"), []
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    for size in (PHONE, LAPTOP):
+        page.set_viewport_size(size)
+        found.append(
+            page.evaluate(
+                """() => [...document.querySelectorAll("body, body *:not(svg *)")].map((one) => {
+                    const style = getComputedStyle(one), size = parseFloat(style.fontSize);
+                    return [style.color, style.backgroundColor, size >= (style.fontWeight >= 700 ? 18 : 24)];
+                })"""
+            )
+        )
+    phone, laptop = found
+    assert len(phone) == len(laptop) > 1000
+    assert len({color for color, *_ in laptop}) > 3
+    assert [one[:2] for one in phone] == [one[:2] for one in laptop]
+    assert {one[0] for one, other in zip(phone, laptop, strict=True) if one[2] != other[2]} == {laptop[0][0]}
+
+
+def test_the_keyboard_reaches_every_control_and_shows_where_it_is(shared_page: Open, page_file: Path) -> None:
+    page = shared_page(page_file, scheme="dark")
     order = focus_order(page)
     assert [one for one in order if one.endswith("UNSEEN")] == []
     assert unreached(page) == []
@@ -86,8 +106,8 @@ def test_the_keyboard_reaches_every_control_and_shows_where_it_is(open_page: Ope
     assert order[0] == "a Skip to the content"
 
 
-def test_smoothing_by_keyboard_moves_the_curves(open_page: Open, page_file: Path) -> None:
-    page = open_page(page_file)
+def test_smoothing_by_keyboard_moves_the_curves(shared_page: Open, page_file: Path) -> None:
+    page = shared_page(page_file, scheme="dark")
     assert drawn(page)[0] == 3  # what was logged, that smoothed, and validation
     raw, smooth = (page.evaluate(f"document.querySelector('#curves .plot').data[{place}].y") for place in (0, 1))
     weight, last, expected = 0.6, 0.0, []
@@ -100,10 +120,12 @@ def test_smoothing_by_keyboard_moves_the_curves(open_page: Open, page_file: Path
     assert page.locator("#smoothing-value").inner_text() == "0.00"
     assert drawn(page)[0] == 2
     assert page.evaluate("document.querySelector('#curves .plot').data[0].y") == raw
+    page.fill("#smoothing", "0.6")
+    assert drawn(page)[0] == 3
 
 
-def test_a_series_is_hidden_by_its_label_and_comes_back(open_page: Open, page_file: Path) -> None:
-    page = open_page(page_file)
+def test_a_series_is_hidden_by_its_label_and_comes_back(shared_page: Open, page_file: Path) -> None:
+    page = shared_page(page_file, scheme="dark")
     before = drawn(page)[0]
     box = page.locator("#curves figure").first.get_by_role("checkbox", name="validation")
     box.focus()
@@ -113,8 +135,8 @@ def test_a_series_is_hidden_by_its_label_and_comes_back(open_page: Open, page_fi
     assert drawn(page)[0] == before
 
 
-def test_dark_and_light_are_a_button_that_the_charts_follow(open_page: Open, page_file: Path) -> None:
-    page = open_page(page_file)
+def test_dark_and_light_are_a_button_that_the_charts_follow(shared_page: Open, page_file: Path) -> None:
+    page = shared_page(page_file, size=PHONE)
 
     def colors() -> tuple[str, str]:
         return page.evaluate(
@@ -131,8 +153,8 @@ def test_dark_and_light_are_a_button_that_the_charts_follow(open_page: Open, pag
     assert colors() == light
 
 
-def test_on_paper_charts_are_light_and_fit(open_page: Open, page_file: Path) -> None:
-    page = open_page(page_file, scheme="dark")
+def test_on_paper_charts_are_light_and_fit(shared_page: Open, page_file: Path) -> None:
+    page = shared_page(page_file, scheme="dark")
     wide = page.evaluate("document.querySelector('#curves .plot').clientWidth")
     page.set_viewport_size({"width": 700, "height": 990})
     page.emulate_media(media="print")
@@ -150,6 +172,8 @@ def test_on_paper_charts_are_light_and_fit(open_page: Open, page_file: Path) -> 
         assert width < wide
     assert not page.locator("nav").is_visible()
     assert len(page.pdf(format="A4")) > 20_000
+    page.emulate_media(media="screen")
+    page.set_viewport_size(LAPTOP)
 
 
 def test_without_scripts_the_numbers_are_there(open_page: Open, page_file: Path) -> None:
