@@ -21,6 +21,7 @@ from huggingface_hub import constants
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from tests.effects.small_runs import without_pages
 from tests.integration.documented_commands import make_tables
 from tests.reliability.children import start
 
@@ -316,23 +317,21 @@ def test_recipe_trains_and_holds_differences_only(
     table = yaml.safe_load((conf / "experiment" / f"{name}.yaml").read_text()).get("dataset", {}).get("train_dataframe")
     data = [f"dataset.train_dataframe={request.getfixturevalue('shared_data') / table}"] if table else []
     small = [
-        *TINY,
-        *data,
-        "checkpoint.verify=false",
-        "dataset.data_sample=0.05",
-        f"output_directory={tmp_path}",
-        "experiment_name=run",
-    ]
+        *TINY, *data, "checkpoint.verify=false", "trainer.evaluate_before_training=false",
+        f"dataset.data_sample={0.02 if table else 0.05}", "dataset.data_sample_choice=[train,validation]",
+        f"output_directory={tmp_path}", "experiment_name=run",
+    ]  # fmt: skip
     config, faults = compose_config("train", [f"experiment={name}", *small], conf)
     assert config is not None
     assert not faults
-    run_job(read(config))
+    with without_pages():
+        run_job(read(config))
     assert json.loads((tmp_path / "run" / "results.json").read_text())["final"]["step"] > 0
 
     recipe = (conf / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
     groups = [f"{group}={choice}" for group, choice in re.findall(r"- override /(\S+): (.+)", recipe)]
-    plain, _ = compose_config("train", groups, conf)
-    chosen, _ = compose_config("train", [f"experiment={name}"], conf)
+    plain, _ = compose_config("train", [*groups, "backbone=tiny"], conf)
+    chosen, _ = compose_config("train", [f"experiment={name}", "backbone=tiny"], conf)
     assert plain is not None
     assert chosen is not None
     keys = [line.strip().partition(":")[0] for line in recipe.splitlines() if re.match(r"\s+\w+: \S", line)]
