@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leyden.report.comparison import FILE, KIND, write_comparison
-from leyden.settings.command import report
-from leyden.settings.errors import ConfigError, LeydenError
+from leyden.settings.errors import ConfigError
 from leyden.settings.escapes import visible
+from leyden.settings.plain_command import run_plain
 from leyden.settings.wording import counted, nearest
 
 OPTIONS = ("metric", "output")
@@ -32,23 +32,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 2 a fault of the user.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(words):
-        print(HELP)
-        return 0
+    return run_plain(_compare, lambda: HELP, arguments)
+
+
+def _compare(words: Sequence[str]) -> None:
+    folders, options = _read(words)
+    path = _output(folders, options.get("output"))
     try:
-        folders, options = _read(words)
-        path = _output(folders, options.get("output"))
         compared = write_comparison(folders, path, options.get("metric"))
-    except LeydenError as error:
-        report(error)
-        return error.code
+    except OSError as error:
+        raise ConfigError(
+            f"output={str(path)!r} cannot be written ({error}). Free some space, or name another file with output=FILE."
+        ) from error
     if compared.left_out:
         print(f"{counted(len(compared.left_out), 'folders')} left out:", file=sys.stderr)
         for folder, reason in compared.left_out:
             print(f"  - {visible(str(folder))}: {visible(reason)}", file=sys.stderr)
     print(f"{counted(len(compared.runs), 'runs')} compared in {visible(str(path.absolute()))}")
-    return 0
 
 
 def _read(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:

@@ -6,16 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from leyden.settings.command import report
-from leyden.settings.errors import LeydenError
 from leyden.settings.help import help_text
+from leyden.settings.plain_command import run_plain
 from leyden.settings.read_export import NAME, compose_export, read_export
 from leyden.settings.read_predict import CONFIG_DIR
 from leyden.settings.schema import ExportSettings
-from leyden.settings.stops import ended_by_signals
 
 
-@ended_by_signals()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export the model of a run and say what was found.
 
@@ -25,22 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 2 a fault of the user, 1 a model that is not what was trained.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(words):
-        print(help_text(NAME, CONFIG_DIR, ExportSettings))
-        return 0
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars
-    try:
-        wanted = read_export(compose_export(words))
-        from leyden.artifacts.export_run import export_run  # late: a refused command does not wait for torch
+    return run_plain(_export, lambda: help_text(NAME, CONFIG_DIR, ExportSettings), arguments, debug=True)
 
-        export_run(*wanted)
-    except LeydenError as error:
-        if "debug=true" in [word.lower() for word in words]:
-            raise
-        report(error)
-        return error.code
-    return 0
+
+def _export(words: Sequence[str]) -> None:
+    wanted = read_export(compose_export(words))
+    from leyden.artifacts.export_run import export_run  # late: a refused command does not wait for torch
+
+    export_run(*wanted)
 
 
 if __name__ == "__main__":

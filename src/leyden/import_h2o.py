@@ -10,8 +10,10 @@ from pathlib import Path
 from leyden.settings.command import report
 from leyden.settings.errors import USER_FAULT, ConfigError
 from leyden.settings.h2o_command import import_file
+from leyden.settings.stops import ended_by_signals
 
 
+@ended_by_signals()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write our experiment file, and say what became of each key.
 

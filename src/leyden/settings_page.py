@@ -10,11 +10,13 @@ from leyden.settings.command import report
 from leyden.settings.errors import USER_FAULT, LeydenError
 from leyden.settings.read_predict import CONFIG_DIR
 from leyden.settings.reference import settings_page
+from leyden.settings.stops import ended_by_signals
 
 PAGE = CONFIG_DIR.parent / "docs" / "settings.md"
 STALE = 1
 
 
+@ended_by_signals()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or say whether it is what the code and the config files make of it.
 

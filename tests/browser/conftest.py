@@ -12,7 +12,6 @@ from tests.browser.open_pages import LAPTOP
 
 CHROMIUM = shutil.which("chromium")
 Open = Callable[..., Any]
-DETAILS = "document.querySelectorAll('details')"
 
 
 @pytest.fixture(scope="module")
@@ -28,73 +27,37 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-class Pages:
-    """Pages that a browser has open, with what they said and asked for that no page should."""
-
-    def __init__(self, browser: Any) -> None:
-        self.browser = browser
-        self.said: list[str] = []
-        self.contexts: list[Any] = []
-        self.kept: dict[tuple[object, ...], Any] = {}
-
-    def open(self, path: Path, *, size: dict[str, int] = LAPTOP, scheme: str = "light", **options: Any) -> Any:
-        """Open a file; its charts are drawn."""
-        context = self.browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", **options)
-        self.contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
-        page.on(
-            "request", lambda request: self.said.append(f"request: {request.url}") if is_foreign(request.url) else None
-        )
-        page.goto(path.absolute().as_uri())
-        if options.get("java_script_enabled", True):
-            page.evaluate("leyden.charts?.ready.then(() => leyden.charts.drawAll())")
-        return page
-
-    def keep(self, path: Path, *, size: dict[str, int] = LAPTOP, scheme: str = "light") -> Any:
-        """The page, opened once, with what it shows folded as it was then."""
-        key = (path, *size.values(), scheme)
-        if key not in self.kept:
-            self.kept[key] = self.open(path, size=size, scheme=scheme)
-            self.kept[key].evaluate(f"for (const one of {DETAILS}) one.dataset.opened = one.open")
-        self.kept[key].evaluate(f"for (const one of {DETAILS}) one.open = one.dataset.opened === 'true'")
-        return self.kept[key]
-
-    def close(self) -> None:
-        """Close all of them."""
-        for context in self.contexts:
-            context.close()
-
-
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Open]:
-    """Open a file as a page: `open_page(path, size=PHONE, scheme="dark")`; its charts are drawn.
+    """Open a file as a page: `open_page(path, size=PHONE, scheme="dark")`.
 
     At the end of the test, any word on the console, any error and any request but for files is a failure.
     """
-    pages = Pages(browser)
-    yield pages.open
-    pages.close()
-    assert pages.said == []
+    yield from opened_in(browser)
 
 
 @pytest.fixture(scope="module")
-def kept_pages(browser: Any) -> Iterator[Pages]:
-    """The pages that the tests of a module share."""
-    pages = Pages(browser)
-    yield pages
-    pages.close()
+def keep_page(browser: Any) -> Iterator[Open]:
+    """As `open_page`, for a page that the tests of a module share: to load one takes as long as most tests of it."""
+    yield from opened_in(browser)
 
 
-@pytest.fixture
-def shared_page(kept_pages: Pages) -> Iterator[Open]:
-    """As `open_page`, but the page is the one that other tests of the module had open: loading it takes seconds.
+def opened_in(browser: Any) -> Iterator[Open]:
+    contexts, said = [], []
 
-    A test leaves the page as it has found it, but for what is unfolded.
-    """
-    yield kept_pages.keep
-    said, kept_pages.said = kept_pages.said, []
+    def opened(path: Path, *, size: dict[str, int] = LAPTOP, scheme: str = "light", **options: Any) -> Any:
+        context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("request", lambda request: said.append(f"request: {request.url}") if is_foreign(request.url) else None)
+        page.goto(path.absolute().as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
     assert said == []
 
 

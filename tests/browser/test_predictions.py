@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.browser.open_pages import LAPTOP, PHONE, axe_violations, focus_order, unreached
+from tests.browser.open_pages import LAPTOP, PHONE, axe_violations, draw_charts, focus_order, unreached
 from tests.report_runs import HOSTILE, LONG
 from tests.unit.prediction_folders import classifier, own, regressor, run_folder, tabulated
 
@@ -151,7 +151,7 @@ def test_a_row_unfolds_into_its_conversation_and_its_differences(small: Path, op
     )
     assert "Hardly a word in common." in details.inner_text()  # before and after
     numbers = details.locator("table tr").all_inner_texts()
-    assert "Gpt\t0.5\t0.1" in numbers
+    assert "GPT\t0.5\t0.1" in numbers
     assert "Loss\t14\t10" in numbers
 
 
@@ -231,6 +231,7 @@ def figures_pages(folder: Path) -> dict[str, Path]:
 def test_figures_are_drawn_and_told(tmp_path: Path, open_page: Open) -> None:
     for kind, path in figures_pages(tmp_path).items():
         page = open_page(path, scheme="dark" if kind == "numbers" else "light")
+        draw_charts(page)
         assert page.locator(".js-plotly-plot").count() == (2 if kind == "numbers" else 1)
         assert axe_violations(page) == [], kind
         if kind == "multiclass":
@@ -242,6 +243,7 @@ def test_figures_are_drawn_and_told(tmp_path: Path, open_page: Open) -> None:
 @pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (LAPTOP, "light")])
 def test_every_control_is_reached_by_keyboard_and_named(small: Path, open_page: Open, size: Any, scheme: str) -> None:
     page = open_page(small, size=size, scheme=scheme)
+    draw_charts(page)
     page.select_option("#predictions-size", "10")
     page.locator("#predictions-table tbody th button").nth(2).evaluate("one => one.click()")  # Tab begins at the top
     order = focus_order(page)

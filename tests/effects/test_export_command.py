@@ -34,6 +34,7 @@ from leyden.artifacts import export_folder, export_merge, fresh_process, verific
 from leyden.artifacts.comparison import TOLERANCES, Saved
 from leyden.artifacts.differences import difference_of
 from leyden.artifacts.fresh_process import outputs_of
+from leyden.artifacts.lock import locked
 from leyden.artifacts.probe import FILE, OUTPUTS, Probe
 from leyden.settings.errors import ExportError
 
@@ -160,6 +161,15 @@ def test_mistakes_are_told_with_code_2(name: str, copy: Path, capsys: pytest.Cap
     assert said.startswith("config error:\n  - ")
     assert words in said
     assert sorted(copy.rglob("*")) == before
+
+
+def test_a_run_that_is_being_written_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(copy):
+        before = (copy / "manifest.json").read_bytes()
+        assert export.main([f"run={copy}", "merge=true"]) == 2
+    assert "a process is writing into it. Wait for its end, or stop it." in capsys.readouterr().err
+    assert (copy / "manifest.json").read_bytes() == before
+    assert not (copy / "merged").exists()
 
 
 def test_all_faults_of_a_command_come_together(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -431,10 +441,11 @@ def test_no_gguf_file_is_made_of_a_model_that_was_changed(copy: Path, converter:
 def test_a_converter_that_fails_is_told_and_leaves_nothing(
     copy: Path, converter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (converter / "convert_hf_to_gguf.py").write_text("import sys; sys.exit('BPE pre-tokenizer was not recognized')")
+    lines = "import sys; sys.stderr.buffer.write(b'\\xff in no encoding\\n'); "
+    (converter / "convert_hf_to_gguf.py").write_text(f"{lines}sys.exit('BPE pre-tokenizer was not recognized')")
     before = sorted(copy.iterdir())
     assert export.main([f"run={copy}", "format=gguf"]) == 2
-    assert "ended with code 1: BPE pre-tokenizer was not recognized" in capsys.readouterr().err
+    assert "ended with code 1: \ufffd in no encoding / BPE pre-tokenizer was not recognized" in capsys.readouterr().err
     assert sorted(copy.iterdir()) == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from tests.effects.small_runs import Columns, material_of, predicted, predictions, results, trained
+from tests.report_runs import with_a_page
 from tests.unit.chat_server import Call, ChatServer, says
 from torch import Tensor
 from transformers import (
@@ -383,11 +385,11 @@ def test_a_judge_scores_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def grade(call: Call) -> Any:
         row = next(number for number in reversed(range(ROWS)) if f"answer {number}" in call.text)
-        return says(f"Row {row} is fine.\nSCORE: {row / 20}")
+        return says(f"Row {row} is <b>fine</b>.\nSCORE: {row / 20}")
 
     with ChatServer(grade) as server:
         judge = ["metric=gpt", "metric.gpt.model=judge-1", f"metric.gpt.base_url={server.url}"]
-        run = trained(tmp_path, TABLE, *judge, "trainer.evaluate_before_training=false")
+        run = with_a_page(tmp_path, TABLE, *judge, "trainer.evaluate_before_training=false")
         assert len(server.calls) == ROWS
         assert {call.body["model"] for call in server.calls} == {"judge-1"}
         assert all(any(prompt in call.text for prompt in PROMPTS) for call in server.calls)
@@ -396,6 +398,14 @@ def test_a_judge_scores_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     scores = [name for name in table.columns if "score" in name and "perplexity" not in name]
     remarks = [name for name in table.columns if "explanation" in name]
     assert table[scores[0]].tolist() == pytest.approx([row / 20 for row in range(ROWS)])
-    assert [text.split("\n")[0] for text in table[remarks[0]]] == [f"Row {row} is fine." for row in range(ROWS)]
+    assert [text.split("\n")[0] for text in table[remarks[0]]] == [f"Row {row} is <b>fine</b>." for row in range(ROWS)]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<b>fine</b>" not in page, "what a judge says is text"
+    data = re.search(r'<script type="application/json" id="predictions-data">(.*?)</script>', page, re.DOTALL)
+    assert data
+    shown = {field["title"]: field["cells"] for field in json.loads(data[1])["fields"]}
+    assert [text.split("\n")[0] for text in shown["Explanation gpt"]] == [
+        f"Row {row} is <b>fine</b>." for row in range(ROWS)
+    ]
     written = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
     assert b"sk-secret" not in written

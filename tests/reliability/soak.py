@@ -18,7 +18,7 @@ from tests.reliability.runs import Bench, difference, train
 WARM = 0.3  # of the updates, in which allocators and caches still fill
 STRETCH = 50  # updates between two stops, on average
 PER_EPOCH = 6  # updates
-FLAT = 48.0  # KiB per update that the memory may grow by: a page is made of all numbers so far
+FLAT = 16.0  # KiB per update that the memory may grow by
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

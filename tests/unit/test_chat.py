@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from leyden.artifacts import chat_screen
 from leyden.artifacts.chat import Chat, Turn
 from leyden.artifacts.chat_commands import Leave, is_command, question_of, run_command
 from leyden.artifacts.chat_input import talk_in_terminal, talk_through_pipe
@@ -367,6 +370,31 @@ def test_lines_of_a_pipe_are_answered_plainly(
     assert err == "System text: be kind\n"
     assert "Standard input: 1 row without text" in caplog.text
     assert [turn.question for turn in chat.turns] == ["first", "second"]
+
+
+def test_answers_to_a_pipe_steer_no_terminal_that_shows_them(
+    make: Make, says: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = make()
+    says("two\x1b[2J")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    talk_through_pipe(chat, io.StringIO("first\n"))
+    assert capsys.readouterr().out == "two\u241b[2J\n"
+    assert chat.turns[0].answer == "two\x1b[2J"
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_ctrl_c_before_the_first_word_keeps_nothing(make: Make, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    @contextmanager
+    def halted() -> Iterator[Halt]:
+        halt = Halt()
+        halt.asked = True
+        yield halt
+
+    monkeypatch.setattr(chat_screen, "_stopped_by_interrupt", halted)
+    chat = make()
+    assert "Nothing was written, so the question is not kept." in talked(chat, "Hello?", width=width)
+    assert chat.turns == []
 
 
 def test_what_is_no_text_is_refused(make: Make) -> None:

@@ -165,9 +165,42 @@ def test_a_run_that_goes_on_was_stopped_or_has_failed_appears_as_such(text_run: 
         assert (run.status, run.reason) == (status, f"why {status}")
         assert run.metrics["loss"] == latest, "what was logged last"
     page = page_of(tmp_path)
-    assert "3 runs did not come to a good end" in page
+    assert "2 runs did not come to a good end" in page
+    assert "1 run had not ended when this page was written" in page
     assert "why stopped" in page
     assert 'id="compare-predictions"' not in page
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_with_the_reason(
+    text_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "theirs"):
+        copied(text_run, tmp_path / name)
+    read = RunFiles.read
+
+    def refused(folder: Path) -> RunFiles:
+        if folder.name == "theirs":
+            raise PermissionError(13, "Permission denied")
+        return read(folder)
+
+    monkeypatch.setattr(RunFiles, "read", refused)
+    found = find_runs([tmp_path])
+    assert [run.name for run in found.runs] == ["mine"]
+    assert found.left_out == [(tmp_path / "theirs", "it cannot be read (Permission denied)")]
+
+
+def test_a_run_that_was_gone_on_with_shows_nothing_of_its_earlier_end(text_run: Path, tmp_path: Path) -> None:
+    run = copied(text_run, tmp_path / "run")
+    faults = {"faults": {"export": ["old fault"]}, "updates_done": 1, "seconds": {"train alone": 4321.0}}
+    change_json(run / "manifest.json", lambda said: said.update(status="running", **faults))
+    change_json(run / "progress.json", lambda said: said.update(status="running", updates_done=7))
+    page = page_of(tmp_path)
+    assert "old fault" not in page
+    assert "4,321" not in page
+    assert "1 run had not ended when this page was written" in page
+    row = re.search(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+    assert row
+    assert ">7<" in row[1].replace("</bdi>", "<").replace("<bdi>", ">")
 
 
 def test_a_job_is_called_by_its_sweep_and_equal_names_are_told_apart(text_run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,18 @@ from tests.report_runs import HOSTILE
 
 from leyden.report import page as pages
 from leyden.report.charts import chart, figure_of, line
-from leyden.report.page import Section, duration, fill, json_script, number, render_page, shown, write_page
+from leyden.report.page import (
+    Section,
+    duration,
+    fill,
+    heading,
+    json_script,
+    number,
+    render_page,
+    shown,
+    words,
+    write_page,
+)
 
 ELEMENTS = {"script", "img", "a", "b", "iframe", "object", "link"}
 
@@ -135,3 +146,16 @@ def test_a_page_is_replaced_whole(tmp_path: Path) -> None:
     write_page(path, "two")
     assert path.read_text() == "two"
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "headed"),
+    [
+        ("reward_margin", "reward margin", "Reward margin"),
+        ("auc", "AUC", "AUC"),
+        ("log_loss", "log loss", "Log loss"),
+        ("chrf", "chrF", "chrF"),
+    ],
+)
+def test_names_are_said_as_people_write_them(name: str, said: str, headed: str) -> None:
+    assert (words(name), heading(name)) == (said, headed)

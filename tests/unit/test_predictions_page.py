@@ -53,6 +53,14 @@ def test_roles_are_found_where_our_columns_have_the_same_names(tmp_path: Path) -
     assert cells(data, "Prediction") == ["ours"]
 
 
+@pytest.mark.parametrize(("status", "said"), [("running", True), ("saved", False), ("done", False)])
+def test_predictions_of_an_earlier_end_of_the_run_are_called_so(tmp_path: Path, status: str, said: bool) -> None:
+    run_folder(tmp_path, {**own(2), "prediction": ["a", "b"], "loss": [1.0, 2.0]})
+    (tmp_path / "manifest.json").write_text(json.dumps({"status": status}))
+    lead = section_of(RunFiles.read(tmp_path)).lead
+    assert ("as it was when the run was gone on with" in lead) == said
+
+
 def test_several_prompt_columns_are_joined(tmp_path: Path) -> None:
     columns = {"p": ["one"], "q": ["two"], "prompt_text": [""], "target": ["t"], "loss": [1.0]}
     run = run_folder(tmp_path, columns, prompt_column=["p", "q"], prompt_column_separator="\\n--\\n")

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from leyden.report import configuration, curves, measured, summary
+from leyden.report import configuration, curves, data, measured, summary
 from leyden.report.__main__ import main
 from leyden.report.page import number
 from leyden.report.report import write_report
@@ -72,7 +72,8 @@ def test_a_run_that_goes_on_shows_its_last_evaluation_so_far(tmp_path: Path) -> 
     assert (one.before, one.best, one.final, one.at, one.verdict, one.change) == (1.0, 5.0, 3.0, 4, "better", 2.0)
     body = summary.section(run).body
     said = text_of(body)
-    assert said.startswith("Running 8 of 20 updates. As of 2026-01-01 10:00:00 UTC.")
+    assert said.startswith("Running 8 of 20 updates. This page was written ")
+    assert "The run said last (2026-01-01 10:00:00 UTC) that it goes on" in said
     assert "last so far" in said
     assert "1 min 1 s so far" in said
     assert "odd &lt;rows&gt;" in said
@@ -105,6 +106,44 @@ def test_a_run_that_goes_on_says_nothing_of_its_earlier_part(tmp_path: Path) -> 
     said = text_of(summary.section(run).body)
     assert said.startswith("Running 9 of 16 updates.")
     assert "5.0 s so far" in said
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "killed"])
+def test_what_an_earlier_part_came_to_is_not_what_this_one_came_to(tmp_path: Path, status: str) -> None:
+    """A run that was done and is gone on with keeps its manifest until its model is there once more."""
+    earlier = {
+        "status": "running", "seconds": {"in all": 7200.0, "train alone": 3600.0}, "faults": {"export": ["old fault"]},
+        "trackers": {"wandb": "old state"},
+    }  # fmt: skip
+    rows = [(step, "train/loss", 1.0) for step in range(1, 12)]
+    said = {"status": "failed" if status == "failed" else "running", "updates": 16, "updates_done": 9, "seconds": 5.0}
+    run = run_of(tmp_path, rows, progress=said, manifest=earlier, goes_on=status != "killed")
+    shown = text_of(summary.section(run).body)
+    assert shown.startswith(f"{status.capitalize()} 11 of 16 updates."), "those that are logged count"
+    assert "5.0 s" in shown
+    for old in ("2 h", "1 h", "old fault", "old state", "Where the time went"):
+        assert old not in shown
+    now = text_of(summary.section(run_of(tmp_path, progress=said, manifest={**earlier, "status": said["status"]})).body)
+    assert ("Where the time went" in now) == (status == "failed")
+
+
+def test_a_label_that_training_lacks_counts_as_none_there() -> None:
+    shown = data._balance({"train": {"milk": 3}, "validation": {"milk": 1, "tea": 2}})
+    assert "2 labels; in training from 0 to 3 rows." in shown
+
+
+def test_parts_of_a_page_that_cannot_be_made_are_a_fault_without_a_traceback(
+    preference_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(preference_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "model"))
+    with monkeypatch.context() as patch:
+        patch.setattr(summary, "metrics_of", lambda run: 1 / 0)
+        assert main([f"run={folder}"]) == 1
+    assert capsys.readouterr().err == "page error:\n  - summary: ZeroDivisionError: division by zero\n"
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert main([f"run={folder}"]) == 2
+    assert "the page cannot be written ([Errno 28] No space left)" in capsys.readouterr().err
+    assert not list(folder.glob(".*.partial"))
 
 
 def test_what_was_cut_and_dropped_stands_out_and_what_was_not_is_named(tmp_path: Path) -> None:

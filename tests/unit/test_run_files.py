@@ -67,7 +67,9 @@ def test_half_a_line_of_metrics_is_left_out(copied: Path) -> None:
     path = copied / "metrics.csv"
     whole = RunFiles.read(copied).metrics
     with path.open("ab") as file:
-        file.write(b"13,104,train/loss,0.1\n13,104,train/grad_norm,1e\n14,112,tra\xff")
+        file.write(
+            b"13,104,train/loss,0.1\n99999999999999999999,1,train/loss,9\n13,104,train/grad_norm,1e\n14,112,tra\xff"
+        )
     found = RunFiles.read(copied)
     assert found.damaged == {}
     assert len(found.metrics) == len(whole) + 1

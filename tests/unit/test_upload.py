@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from tests.conftest import PROJECT_ROOT
 from tests.unit.hub_server import COMMIT, OWNER, HubServer, Repository, hub_for
 
-from leyden.artifacts.upload import WHY, check_files, send
+from leyden.artifacts.upload import REFUSED, WHY, check_files, send
 from leyden.settings.errors import ConfigError, UploadError
 
 # the client hands a file to its HTTP library by an older name
@@ -113,14 +113,14 @@ def test_a_repository_of_the_other_visibility_is_left_alone(hub: HubServer, fold
     send(folder, "model", public=not private, overwrite=False)  # an empty one of the right kind is filled
 
 
-@pytest.mark.parametrize("status", sorted(WHY.keys() - {409, 429}))
+@pytest.mark.parametrize("status", sorted({400, 422, *WHY} - {409, 429}))
 @pytest.mark.parametrize("where", ["/api/repos/create", "/commit/"])
 def test_an_answer_of_the_hub_is_told_with_what_to_do(hub: HubServer, folder: Path, status: int, where: str) -> None:
     hub.refusals[where] = [status]
     with pytest.raises(UploadError) as caught:
         send(folder, "model", public=False, overwrite=False)
     said = str(caught.value)
-    assert f"to=hub:model: {WHY[status]}. It answered {status} (as told)." in said
+    assert f"to=hub:model: {WHY.get(status, REFUSED)}. It answered {status} (as told)." in said
     assert f"`hf upload model {folder} . --private` sends it" in said
     assert TOKEN not in said
     assert not any(held(hub, name) for name in hub.repositories)

@@ -36,7 +36,7 @@ COLUMNS = (
     "messages_column", "system_column", "prompt_column", "answer_column", "rejected_prompt_column",
     "rejected_answer_column", "parent_id_column", "id_column", "weight_column",
 )  # fmt: skip
-COUNTED = ("rows", "samples", "tokens", "tokens to predict")
+COUNTED = ("rows", "samples", "tokens", "tokens to predict", "labels to predict")
 VERSIONS = ("torch", "transformers", "tokenizers", "peft", "safetensors")
 TASKS = {"single_label_classification": "text-classification", "multi_label_classification": "text-classification"}
 
@@ -170,10 +170,11 @@ class Card:
             if (value := getattr(data, name))
         ]
         parts = {name: part for name, part in self.counts.items() if part}
-        rows = [[name, *(f"{part.get(key, 0):,}" for key in COUNTED)] for name, part in parts.items()]
+        counted = [key for key in COUNTED if any(key in part for part in parts.values())]
+        rows = [[name, *(f"{part.get(key, 0):,}" for key in counted)] for name, part in parts.items()]
         return (
             f"Trained on {_names([_shown_table(name) for name in data.train_tables])}. No row of it is in this folder."
-            f"\n\n{table(['part', *COUNTED], rows)}\n\nColumns: {'; '.join(columns) or 'none named'}."
+            f"\n\n{table(['part', *counted], rows)}\n\nColumns: {'; '.join(columns) or 'none named'}."
         )
 
     def _loading(self) -> str:

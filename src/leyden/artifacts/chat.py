@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from leyden.artifacts.opened import Opened
 from leyden.artifacts.predictor import Predictor
-from leyden.backbone.generate import Follow, check_room
+from leyden.backbone.generate import Follow
 from leyden.backbone.reference import adapter_off
 from leyden.data.dataset import TreeDataset
 from leyden.data.dialogue import dialogue_part, remarks
@@ -61,8 +61,7 @@ class Chat:
         if len(self.turns) == self.num_history + 1:  # said once; from here on it is always so
             yield f"From here on the model sees the last {self.num_history} turns (generation.num_history)."
         yield from remarks(trees, self.opened.tokenizer)
-        length = len(trees.conversation(0, answered=False).history)
-        if warning := check_room(self.predictor.model, length, self.opened.settings.generation):
+        if warning := self.opened.room(self.predictor, trees):
             yield warning
 
     def answer(self, trees: TreeDataset, follow: Follow, *, base: bool = False) -> str:

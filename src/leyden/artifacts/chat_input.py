@@ -11,6 +11,7 @@ from typing import TextIO
 from leyden.artifacts.chat import Chat
 from leyden.artifacts.chat_commands import Leave, is_command, question_of, run_command
 from leyden.artifacts.chat_screen import Screen
+from leyden.artifacts.printable import printable
 from leyden.settings.errors import DataError, LeydenError
 from leyden.settings.wording import counted
 
@@ -108,5 +109,6 @@ def _print_answers(chat: Chat, question: str) -> None:
     answers = []
     for name, base in chat.voices():
         answers.append(chat.answer(trees, lambda text: False, base=base))  # noqa: ARG005
-        print(f"{name}: {answers[-1]}" if name else answers[-1], flush=True)
+        said = printable(answers[-1]) if sys.stdout.isatty() else answers[-1]
+        print(f"{name}: {said}" if name else said, flush=True)
     chat.keep(question, answers[0])

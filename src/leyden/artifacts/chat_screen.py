@@ -98,7 +98,7 @@ class Screen:
             written = Written(self.console, halt)
             answers.append(chat.answer(trees, written, base=base))
             written.finish(answers[-1])
-        return answers
+        return answers or [""]  # Ctrl-C came before the first word
 
     def _beside(self, chat: Chat, trees: TreeDataset, halt: Halt) -> list[str]:
         texts = ["" for _ in chat.voices()]

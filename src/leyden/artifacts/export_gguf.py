@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +39,10 @@ def convert(whole: Saved, output: Path, wanted: str) -> Saved:
     kind = TYPES.get(whole.dtype, "f32") if wanted == "auto" else wanted
     with written(output) as partial:
         command = [*words, str(whole.folder), "--outfile", str(partial / FILE), "--outtype", kind]
-        log.info("The converter runs: %s", " ".join(command))
-        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        log.info("The converter runs: %s", shlex.join(command))
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
+        )
         if done.returncode or not (partial / FILE).is_file():
             log.info("The converter said:\n%s", done.stderr)
             last = " / ".join(done.stderr.strip().splitlines()[-SHOWN:]) or "it said nothing"

@@ -22,6 +22,7 @@ from leyden.backbone.checkpoint import Checkpoint, find_checkpoint
 from leyden.backbone.load import Chosen
 from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
+from leyden.settings.run_lock import is_written
 from leyden.settings.schema import Settings
 from leyden.training.prepare import prepare
 from leyden.training.problems import make_problem
@@ -82,9 +83,11 @@ def opened(settings: Settings, run: Path, stack: ExitStack) -> Export:
     """What is known of a run that has ended.
 
     Raises:
-        ConfigError: it has no manifest, which is written once the model is, or no results.
+        ConfigError: it is being written, or has no manifest, which is written once the model is, or no results.
         ModelError: its adapter is no safetensors.
     """
+    if is_written(run):
+        raise ConfigError(f"run={str(run)!r}: a process is writing into it. Wait for its end, or stop it.")
     manifest, results = (_read(run, name) for name in ("manifest.json", "results.json"))
     if settings.lora is not None:
         adapter_folder(run)

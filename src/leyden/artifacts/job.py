@@ -31,7 +31,7 @@ from leyden.artifacts.manifest import manifest_of, results_of, write_json
 from leyden.artifacts.metrics_file import MetricsFile
 from leyden.artifacts.predictions import prediction_table, write_predictions
 from leyden.artifacts.preparation import announce, prepared, with_seed
-from leyden.artifacts.reporting import Reports
+from leyden.artifacts.reporting import Reports, goes_on_again
 from leyden.artifacts.run_log import RunLog
 from leyden.artifacts.summary import summary_of
 from leyden.artifacts.trackers import make_trackers
@@ -108,6 +108,7 @@ def _train(settings: Settings, job_folder: Path | None) -> float:
                 others.gather()
             if goes_on:
                 note(folder, settings, start)
+                goes_on_again(folder.path)
             else:
                 stack.enter_context(created_folder(folder, settings, typed_overrides()))
             run_log.open(folder.log)

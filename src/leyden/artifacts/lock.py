@@ -9,13 +9,12 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 from leyden.settings.errors import ConfigError
-
-LOCK = ".lock"
+from leyden.settings.run_lock import LOCK, holding, said_in
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +31,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _take(descriptor, folder)
-        yield
+        with holding(descriptor) if _take(descriptor, folder) else nullcontext():
+            yield
     finally:
         os.close(descriptor)
 
@@ -49,13 +48,14 @@ def refuse_if_locked(folder: Path) -> None:
             return
 
 
-def _take(descriptor: int, folder: Path) -> None:
+def _take(descriptor: int, folder: Path) -> bool:
+    """Lock the file, and say in it who did; false, after a warning, where its disk has no locks."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             log.warning("%s cannot be locked (%s): see to it that no second run writes there.", folder, error.strerror)
-            return
+            return False
         raise ConfigError(
             f"experiment_name={folder.name!r}: {folder} is in use by {_holder(descriptor)}. Wait for its end, stop it, "
             "or choose another experiment_name."
@@ -63,10 +63,11 @@ def _take(descriptor: int, folder: Path) -> None:
     said = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(said).encode(), 0)
+    return True
 
 
 def _holder(descriptor: int) -> str:
-    with suppress(ValueError, KeyError):
-        said = json.loads(os.pread(descriptor, 1000, 0))
-        return f"process {said['pid']} on {said['host']}, since {said['since']}"
-    return "another process"
+    said = said_in(descriptor)
+    if not {"pid", "host", "since"} <= set(said):
+        return "another process"
+    return f"process {said['pid']} on {said['host']}, since {said['since']}"

@@ -46,7 +46,7 @@ def look(settings: Settings, job_folder: Path | None = None) -> float:
         NaN: nothing was trained that could be measured.
     """
     settings = with_seed(settings)
-    folder = plan_folder(settings, job_folder)
+    folder, lines = plan_folder(settings, job_folder), list[str]()
     with disk_errors(folder.path), RunLog() as run_log, ExitStack() as stack:
         settings = find_columns(settings)
         material = stack.enter_context(prepared(settings, folder))
@@ -57,9 +57,8 @@ def look(settings: Settings, job_folder: Path | None = None) -> float:
         if settings.dry_run:
             found = estimate(try_run(settings, material, folder.path), material.train.fit.lengths.array)
             write_json(folder.path / "dry_run.json", found)
-            for line in told(found):
-                print(line)
-    print(last_words(folder, page, typed_overrides()))
+            lines += told(found)
+    print(*lines, last_words(folder, page, typed_overrides()), sep="\n")
     return math.nan
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from leyden.artifacts.predictor import Predictor, load_predictor, saved_model_config
 from leyden.artifacts.run_log import RunLog
 from leyden.backbone.checkpoint import Checkpoint, find_checkpoint
-from leyden.backbone.generate import stop_strings
+from leyden.backbone.generate import check_room, stop_strings
 from leyden.backbone.load import check_architecture
 from leyden.data.dataset import TreeDataset
+from leyden.data.longest_prompt import longest_prompt
 from leyden.data.rows import Part
 from leyden.data.templates import Template, make_template
 from leyden.problem.base import Problem
@@ -84,6 +85,14 @@ class Opened:
     def load(self, *, scores: bool = True) -> Predictor:
         """The weights; without `scores` no copy of those that training began with."""
         return load_predictor(self.checkpoint, self.settings, self.tokenizer, self.problem, self.run, scores=scores)
+
+    def room(self, predictor: Predictor, trees: TreeDataset) -> str | None:
+        """A warning where the longest prompt with its answer counts further than the model was made for; else None.
+
+        Raises:
+            ConfigError: positions are learned, and there are not enough.
+        """
+        return check_room(predictor.model, longest_prompt(trees), self.settings.generation)
 
     def answerer(self, predictor: Predictor, trees: TreeDataset, **told: Any) -> Answerer:
         """Answers the samples of a part as in an evaluation: its settings, its seed, its ways to stop.

@@ -105,10 +105,13 @@ def _write(table: pd.DataFrame, output: Path) -> None:
 def _predicted(opened: Opened, predictor: Predictor, trees: TreeDataset) -> pd.DataFrame:
     display = make_display(opened.settings.trainer.progress)
     problem, samples = opened.problem, range(len(trees))
+    answers = writes(opened.settings, problem)
+    if answers and (warning := opened.room(predictor, trees)):
+        log.warning("%s", warning)
     answerer = opened.answerer(predictor, trees, advance=display.advance)
     evaluation = evaluate(predictor, trees, problem, answerer.batch_size, display)
     texts: dict[int, str] = {}
-    if writes(opened.settings, problem):
+    if answers:
         with display.phase("predict", len(trees)):
             texts = answerer.generate(samples)
     return prediction_table(trees, answerer.shown(samples), texts, problem, evaluation)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from leyden.artifacts.opened import Opened
 from leyden.artifacts.predictor import evaluate
 from leyden.artifacts.printable import printable
-from leyden.backbone.generate import generate_texts
+from leyden.backbone.generate import check_room, generate_texts
 from leyden.data.dialogue import dialogue_part, remarks
 from leyden.data.tokenization import encode
 from leyden.problem.base import Cell
@@ -38,6 +38,7 @@ def predict_prompt(opened: Opened, prompt: str, system: str | None) -> None:
             log.warning("%s", remark)
         predictor = opened.load(scores=False)
         if problem.targets == "text":
+            _warn(opened.room(predictor, trees))
             found = opened.answerer(predictor, trees).generate([0])[0]
         else:
             evaluation = evaluate(predictor, trees, problem, 1, Silence())
@@ -71,10 +72,16 @@ def _continued(opened: Opened, text: str) -> str:
     if len(ids) > limit:
         log.warning("prompt: the first %d of its %d tokens are left out (tokenizer.max_length=%d).",
                     len(ids) - limit, len(ids), limit)  # fmt: skip
-    predictor = opened.load(scores=False)
+    ids, predictor = ids[-limit:], opened.load(scores=False)
     answerer = opened.answerer(predictor, opened.trees(part, cache=False))
+    _warn(check_room(predictor.model, max(1, len(ids)), answerer.settings))
     (found,) = generate_texts(
-        predictor.model, opened.tokenizer, [ids[-limit:]], answerer.settings, answerer.stops, batch_size=1,
+        predictor.model, opened.tokenizer, [ids], answerer.settings, answerer.stops, batch_size=1,
         seed=answerer.seed,
     )  # fmt: skip
     return found
+
+
+def _warn(warning: str | None) -> None:
+    if warning is not None:
+        log.warning("%s", warning)

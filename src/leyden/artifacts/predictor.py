@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -20,10 +21,10 @@ from transformers import PreTrainedTokenizerBase
 from leyden.backbone.attention import choose_attention
 from leyden.backbone.checkpoint import Checkpoint, loading
 from leyden.backbone.heads import head_outputs
-from leyden.backbone.load import choose_dtype, load_model, weight_type
+from leyden.backbone.load import check_positions, choose_dtype, load_model, weight_type
 from leyden.backbone.quantization import without_bitsandbytes
 from leyden.backbone.reference import Reference
-from leyden.backbone.scoring import target_logps
+from leyden.backbone.scoring import base_model, target_logps
 from leyden.backbone.vocabulary import fit_vocabulary
 from leyden.data.batches import Batch
 from leyden.data.collator import Collator
@@ -165,7 +166,7 @@ def evaluate(
         samples = _answered(trees.part, needs_rejected=problem.uses_reference or "rejected" in trees.part.source.texts)
     if not samples:
         return None
-    lengths = [len(trees[sample].tree.tokens) for sample in samples]
+    lengths = _lengths(predictor.model, trees, samples)
     collator = predictor.collator.for_evaluation()
     groups = trees.groups(samples) if collator.merges else None
     places = evaluation_batches(lengths, batch_size, Rank(), groups)
@@ -181,6 +182,23 @@ def evaluate(
             collected.add(batch, problem.compute(predictor, batch.to(device)))
             display.advance(1)
     return finish(collected, ()) if collected.samples else None
+
+
+def _lengths(model: nn.Module, trees: TreeDataset, samples: Sequence[int]) -> list[int]:
+    """Tokens of each of these samples.
+
+    Raises:
+        ConfigError: the longest has more than the model has positions, which are learned.
+    """
+    base, lengths, longest = base_model(model), [], 0
+    for sample in samples:
+        tree = trees[sample].tree
+        lengths.append(len(tree.tokens))
+        own = max(np.diff(tree.starts).tolist(), default=0) if base.config.is_encoder_decoder else tree.longest()
+        longest = max(longest, own)
+    if warning := check_positions(base, longest, f"a row of {longest} tokens"):
+        log.warning("%s", warning)
+    return lengths
 
 
 def _answered(part: Part, *, needs_rejected: bool) -> Sequence[int]:

@@ -17,7 +17,7 @@ from leyden.artifacts.folder import FAILED, RUNNING, STOPPED
 from leyden.artifacts.manifest import write_json
 from leyden.artifacts.parent import PARENT
 from leyden.report.report import write_report
-from leyden.report.run_files import PROGRESS, RunFiles
+from leyden.report.run_files import PROGRESS, progress_of
 from leyden.settings.errors import LeydenError
 from leyden.settings.schema import Settings
 from leyden.training.devices import is_later_rank
@@ -136,7 +136,7 @@ class Reports:
 
 @contextmanager
 def ended_without_a_word(folder: Path) -> Iterator[None]:
-    """Correct the page of a run whose processes have ended without a word: killed, say.
+    """Write the page of a run whose processes have ended without a word: killed, say, or before they could begin.
 
     Args:
         folder: of the run.
@@ -145,15 +145,24 @@ def ended_without_a_word(folder: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         try:
-            said = RunFiles.read(folder).progress
-            if said is not None and said.get("status") in (RUNNING, None):
+            said = progress_of(folder)
+            if said.get("status") in (RUNNING, None):
                 status = STOPPED if isinstance(error, Stopped) else FAILED
                 write_json(folder / PROGRESS, {**said, "status": status, "reason": _reason(error), "written": _now()})
-            if said is not None:
-                write_report(folder)
+            write_report(folder)
         except Exception as fault:
             log.warning("The report could not be written (%s: %s).", type(fault).__name__, fault)
         raise
+
+
+def goes_on_again(folder: Path) -> None:
+    """Have a run that is gone on with say so from now on, and not how its earlier part has ended.
+
+    Args:
+        folder: of the run.
+    """
+    if said := progress_of(folder):
+        write_json(folder / PROGRESS, {**said, "status": RUNNING, "reason": "", "written": _now(), "seconds": 0.0})
 
 
 def _reached(run: Run) -> Mapping[str, Any]:

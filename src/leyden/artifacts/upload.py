@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ WHY = {
     413: "the hub refuses files of this size. Free storage there, or send a smaller model",
     429: "the hub has had too many requests from you. Wait, then send again",
 }
+
+REFUSED = "the hub does not take what was sent. Mend what it names, then send again"  # any other fault of the sender
 
 
 class Sent(NamedTuple):
@@ -114,7 +117,7 @@ def _told(repository: str, folder: Path, *, public: bool) -> Iterator[None]:
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    again = f"hf upload {repository} {folder} .{'' if public else ' --private'}"
+    again = f"{shlex.join(['hf', 'upload', repository, str(folder), '.'])}{'' if public else ' --private'}"
     kept = f"The folder {folder} is kept; `{again}` sends it."
     said = f"to=hub:{repository}"
     try:
@@ -126,7 +129,7 @@ def _told(repository: str, folder: Path, *, public: bool) -> Iterator[None]:
         answer = next((one for one in causes if isinstance(one, HfHubHTTPError)), None)
         if answer is not None:
             status = answer.response.status_code
-            why = WHY.get(status, "the hub has a fault of its own. Send again later")
+            why = WHY.get(status, REFUSED if status < 500 else "the hub has a fault of its own. Send again later")  # noqa: PLR2004
             more = f" ({' '.join(answer.server_message.split())[:200]})" if answer.server_message else ""
             raise UploadError(f"{said}: {why}. It answered {status}{more}. {kept}") from error
         if any(isinstance(one, OfflineModeIsEnabled) for one in causes):

@@ -167,9 +167,9 @@ def check_room(model: nn.Module, longest_prompt: int, settings: Generation) -> s
     """Compare the longest prompt and its answer with the positions the model was made for.
 
     Args:
-        model: a causal language model, adapter or not.
+        model: that writes, adapter or not.
         longest_prompt: tokens of the longest prompt that will be answered.
-        settings: `max_length_inference` new tokens come on top.
+        settings: `max_length_inference` new tokens come on top, or of an encoder-decoder stand apart.
 
     Returns:
         A warning when the model may count further than it was made for; None when all is well.
@@ -182,8 +182,10 @@ def check_room(model: nn.Module, longest_prompt: int, settings: Generation) -> s
         f"generation.max_length_inference={settings.max_length_inference} after a prompt of {longest_prompt} tokens "
         f"goes beyond the positions of {type(base).__name__}"
     )
+    new = settings.max_length_inference
+    apart = bool(base.config.is_encoder_decoder)  # its decoder begins with a token of its own
     try:  # the last new token is not read by the model
-        warning = check_positions(base, longest_prompt + settings.max_length_inference - 1)
+        warning = check_positions(base, max(longest_prompt, new) if apart else longest_prompt + new - 1)
     except ConfigError as error:
         raise ConfigError(
             f"{fault}, which are learned: there are only {base.config.max_position_embeddings}. Lower "

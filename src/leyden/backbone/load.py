@@ -107,12 +107,13 @@ def check_architecture(checkpoint: Checkpoint, family: Family = "decoder") -> No
         )
 
 
-def check_positions(model: PreTrainedModel, max_length: int) -> str | None:
+def check_positions(model: PreTrainedModel, max_length: int, what: str = "") -> str | None:
     """Compare the longest sample with the positions the model was made for.
 
     Args:
-        model: a causal language model.
-        max_length: `tokenizer.max_length`.
+        model: of the library.
+        max_length: tokens of the longest sample that there may be.
+        what: has so many, for the message; empty: `tokenizer.max_length`.
 
     Returns:
         A warning when the model is asked to count further than it was made for; None when all is well.
@@ -127,7 +128,7 @@ def check_positions(model: PreTrainedModel, max_length: int) -> str | None:
         isinstance(module, nn.Embedding) and name.rpartition(".")[2] in LEARNED_POSITIONS
         for name, module in model.named_modules()
     )
-    fault = f"tokenizer.max_length={max_length} is above the {limit} positions of {type(model).__name__}"
+    fault = f"{what or f'tokenizer.max_length={max_length}'} is above the {limit} positions of {type(model).__name__}"
     if learned:
         raise ConfigError(f"{fault}, which are learned: there are no more. Set tokenizer.max_length={limit} or less.")
     return f"{fault}; answers at the end of longer samples may be poor."

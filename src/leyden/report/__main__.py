@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leyden.report.report import write_report
-from leyden.settings.command import report
-from leyden.settings.errors import ConfigError, LeydenError
+from leyden.settings.errors import ConfigError
+from leyden.settings.escapes import visible
 from leyden.settings.overrides import read_overrides
+from leyden.settings.plain_command import run_plain
 from leyden.settings.read_predict import missing_runs, run_folder
 
 USAGE = """\
@@ -27,18 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; None: those of this process.
 
     Returns:
-        0 done, 2 a fault of the user.
+        0 done, 2 a fault of the user, 1 parts of the page could not be made.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(words):
-        print(USAGE)
-        return 0
+    return run_plain(_write, lambda: USAGE, arguments)
+
+
+def _write(words: Sequence[str]) -> None:
+    folder = folder_of(words)
     try:
-        print(f"{write_report(folder_of(words))} is written.")
-    except LeydenError as error:
-        report(error)
-        return error.code
-    return 0
+        page = write_report(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"run={str(folder)!r}: the page cannot be written ({error}). Mend the folder, or copy it elsewhere first."
+        ) from error
+    print(f"{visible(str(page))} is written.")
 
 
 def folder_of(words: Sequence[str]) -> Path:

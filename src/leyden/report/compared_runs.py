@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from leyden.report.measured import KILLED, ending, status_of, without_a_word
 from leyden.report.run_files import RunFiles
 from leyden.settings.config_files import definition
 from leyden.settings.resuming import CONFIG, is_look
@@ -138,6 +139,13 @@ def _collect(folder: Path, found: Found, seen: set[Path], depth: int) -> None:
     if folder.resolve() in seen:
         return
     seen.add(folder.resolve())
+    try:
+        _collect_from(folder, found, seen, depth)
+    except OSError as error:  # of another user, say
+        found.left_out.append((folder, f"it cannot be read ({error.strerror or error})"))
+
+
+def _collect_from(folder: Path, found: Found, seen: set[Path], depth: int) -> None:
     if not folder.is_dir():
         found.left_out.append((folder, "no folder"))
     elif (folder / CONFIG).is_file():
@@ -189,11 +197,12 @@ def _jobs(path: Path) -> dict[str, dict[str, str]]:
 
 def _end(files: RunFiles) -> tuple[str, str]:
     """How a run ended, and why that was not well: as the run said last."""
-    manifest, progress = files.manifest or {}, files.progress or {}
-    faults = manifest.get("faults")
+    faults = ending(files).get("faults")
     told = [str(one) for kind in faults.values() for one in kind] if isinstance(faults, Mapping) else []
-    status = progress.get("status") or manifest.get("status") or ("done" if manifest else UNFINISHED)
-    return str(status), str(progress.get("reason") or " ".join(told))
+    status = status_of(files) or ("done" if files.manifest else UNFINISHED)
+    if status == KILLED:
+        return status, without_a_word(files)
+    return status, str((files.progress or {}).get("reason") or " ".join(told))
 
 
 def _named(runs: Sequence[ComparedRun]) -> list[ComparedRun]:

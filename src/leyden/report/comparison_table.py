@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from leyden.report.compared_runs import ComparedRun, direction
+from leyden.report.measured import GOING_ON, KILLED, ending, moment, said_of
 from leyden.report.page import Section, fill, number
 from leyden.report.ranking import Comparison, as_number
 from leyden.report.report import FILE as REPORT
@@ -17,7 +19,7 @@ from leyden.settings.wording import counted
 
 MOST_SETTINGS = 24  # columns of the table
 MOST_METRICS = 12
-GOOD, BAD = {"done"}, {"failed", "crashed"}
+GOOD, BAD = {"done"}, {"failed", "crashed", KILLED}
 FACTS = ("updates", "training, s", "tokens/s", "peak GiB")
 NO_DIFFERENCE = "The settings of these runs do not differ."
 
@@ -70,7 +72,13 @@ def _notices(compared: Comparison) -> Iterator[str]:
     }
     if len(tables) > 1:
         yield "These runs were evaluated on different validation rows: compare their metrics with care."
-    unfinished = [run.name for run in compared.runs if run.status not in GOOD]
+    unfinished = [run.name for run in compared.runs if run.status not in GOOD and run.status not in GOING_ON]
+    if going := [run.name for run in compared.runs if run.status in GOING_ON]:
+        now = moment(datetime.now(UTC).isoformat())
+        yield (
+            f"{counted(len(going), 'runs')} had not ended when this page was written, {now}: it says how things were "
+            "then."
+        )
     if unfinished:
         yield f"{counted(len(unfinished), 'runs')} did not come to a good end: the latest values stand here, if any."
 
@@ -85,8 +93,11 @@ def _best(compared: Comparison, name: str) -> ComparedRun | None:
 
 
 def _facts(run: ComparedRun) -> list[Any]:
-    seconds = (run.fact("seconds") or {}).get("train alone")
-    return [run.fact("updates_done"), seconds, run.fact("tokens_per_second"), run.fact("peak_memory_gib")]
+    seconds = (ending(run.files).get("seconds") or {}).get("train alone")
+    return [
+        said_of(run.files, "updates_done"), seconds, said_of(run.files, "tokens_per_second"),
+        said_of(run.files, "peak_memory_gib"),
+    ]  # fmt: skip
 
 
 def _status(run: ComparedRun) -> dict[str, str]:

@@ -10,13 +10,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from leyden.report.charts import chart, figure_of, line, smoothing_control
-from leyden.report.page import Section, fill, number
+from leyden.report.page import Section, fill, heading, number, words
 from leyden.report.run_files import RunFiles
 
 FEW = 2  # points, which are shown as such
 MOST_POINTS = 1500  # of a curve; a longer one is drawn as means over equal pieces
 PLAIN: Mapping[str, Any] = {}
 FROM_ZERO: Mapping[str, Any] = {"rangemode": "tozero"}
+WHOLE: Mapping[str, Any] = {**FROM_ZERO, "tickformat": ",~r"}
 STEADY = ("learning rate", "peak memory")  # nothing in them is noise
 TRAIN, VALIDATION = "train/", "validation/"
 OWN = {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "peak_memory_gib"}  # drawn by name, below
@@ -77,7 +78,7 @@ def _drawn(  # noqa: PLR0913
     present = [name for name in names if name in run.series]
     for place, name in enumerate(present):
         x, values, pieces = points(run.series[name])
-        of_training, short = name.startswith(TRAIN), name.partition("/")[2].replace("_", " ")
+        of_training, short = name.startswith(TRAIN), words(name.partition("/")[2])
         part = "training" if of_training else "validation"
         same = all(one.partition("/")[2] == name.partition("/")[2] for one in present)
         label = part if same and len(present) > 1 else short if of_training or same else f"{part} {short}"
@@ -93,7 +94,7 @@ def _drawn(  # noqa: PLR0913
             )
         )  # noqa: PLR2004
         if pieces > 1:
-            notes.append(f"Each point of {label} is the mean of {pieces} updates.")
+            notes.append(f"Each point of {label} is the mean of {pieces} values.")
         if gaps := values.count(None):
             notes.append(f"{gaps} values of {label} are not finite, and leave gaps.")
         known = [value for value in values if value is not None]
@@ -117,8 +118,7 @@ def _validation(run: RunFiles) -> Iterator[Markup]:
     for name in sorted(names, key=lambda one: one != f"{VALIDATION}{first}"):
         short = name.removeprefix(VALIDATION)
         if short not in paired:
-            title = short.replace("_", " ")
-            yield from _drawn(run, [name], title=title[:1].upper() + title[1:], y=title)
+            yield from _drawn(run, [name], title=heading(short), y=words(short))
 
 
 def _preferences(run: RunFiles) -> Iterator[Markup]:
@@ -134,8 +134,7 @@ def _others(run: RunFiles) -> Iterator[Markup]:
     for name in run.series:
         short = name.removeprefix(TRAIN)
         if name.startswith(TRAIN) and short not in known and not short.startswith("learning_rate"):
-            title = short.replace("_", " ")
-            yield from _drawn(run, [name], title=title[:1].upper() + title[1:], y=title)
+            yield from _drawn(run, [name], title=heading(short), y=words(short))
 
 
 def _machine(run: RunFiles) -> Iterator[Markup]:
@@ -147,7 +146,7 @@ def _machine(run: RunFiles) -> Iterator[Markup]:
         f"Before clipping; trainer.gradient_clip={number(clip)} is the most that reaches the weights." if clip else ""
     )
     yield from _drawn(run, ["train/grad_norm"], title="Gradient norm", y="norm", note=note)
-    yield from _drawn(run, ["train/tokens_per_second"], title="Throughput", y="tokens per second", axis=FROM_ZERO)
+    yield from _drawn(run, ["train/tokens_per_second"], title="Throughput", y="tokens per second", axis=WHOLE)
     yield from _drawn(
         run,
         ["train/peak_memory_gib"],

@@ -120,7 +120,8 @@ def _balance(balance: Mapping[str, Mapping[str, int]]) -> Markup:
         }
         for place, (part, counts) in enumerate(balance.items())
     ]  # fmt: skip
-    counts = list(next(iter(balance.values())).values())
+    first = next(iter(balance.values()))
+    counts = [first.get(name, 0) for name in names]
     note = f"{len(names)} labels; in {_part(next(iter(balance)))} from {min(counts):,} to {max(counts):,} rows."
     height = ROOM + BAR * len(names) * len(traces)
     layout = {

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from leyden.report.page import words
 from leyden.report.prediction_fields import change
 from leyden.report.prediction_table import PredictionTable
 
@@ -79,5 +80,5 @@ def _ranked(
     moved = [(-abs(value), place) for place, value in enumerate(changes or []) if value]
     worst = order[::-1][: min(ROWS, len(order) - half)]
     most = [place for _, place in sorted(moved)[:ROWS]]
-    name = column.removeprefix("score_").replace("_", " ")
+    name = words(column.removeprefix("score_"))
     return Ranked((name,), (column,), tuple(order[:half]), tuple(worst), tuple(most))

@@ -10,6 +10,8 @@ from typing import Any
 from leyden.report.run_files import RunFiles
 
 ENDED = ("done", "failed", "stopped")
+RUNNING, KILLED = "running", "killed"
+GOING_ON = (RUNNING, "saved")  # what a run says until its end
 BETTER = {"loss": "min", "preference_accuracy": "max", "reward_margin": "max"}  # those that no setting chooses
 SMALL = 1e-9  # a change of less, as a share, is none
 
@@ -43,11 +45,39 @@ class Measured:
 
 
 def status_of(run: RunFiles) -> str:
-    """How it is with a run: running, stopped, failed, done, looked at; empty where no file says so."""
-    found = (run.progress or run.manifest or {}).get("status")
+    """How it is with a run: running, stopped, failed, done, killed, looked at; empty where no file says so.
+
+    A run that says it goes on while nobody holds its lock was killed, or its machine went down.
+    """
+    found = (run.progress or {}).get("status") or (run.manifest or {}).get("status")
     if found is None and (run.setting("mode") == "inspect" or run.setting("dry_run") is True):
         return "looked at"
-    return str(found or "")
+    if found is None and run.goes_on:
+        return RUNNING
+    return KILLED if found in GOING_ON and run.goes_on is False else str(found or "")
+
+
+def without_a_word(run: RunFiles) -> str:
+    """What is known of the end of a run that was killed."""
+    when = moment(said_of(run, "written"))
+    return (
+        f"No process writes into its folder any more, and its last word{f' ({when})' if when else ''} was that it goes "
+        "on: it was killed, or its machine went down."
+    )
+
+
+def moment(time: Any) -> str:
+    """A time of a file, for people: `2026-11-27 18:04:05 UTC`; empty for none."""
+    return str(time).replace("T", " ").partition("+")[0].partition(".")[0] + " UTC" if time else ""
+
+
+def ending(run: RunFiles) -> Mapping[str, Any]:
+    """What the manifest says of how the run came to its end; empty while it goes on, or if that is of an earlier part.
+
+    A run that is gone on with keeps the manifest that it had, until its model is there.
+    """
+    manifest = run.manifest or {}
+    return manifest if manifest.get("status") in ("saved", status_of(run)) and status_of(run) in ENDED else {}
 
 
 def metrics_of(run: RunFiles) -> Iterator[Measured]:

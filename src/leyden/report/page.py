@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,10 @@ UNSHOWN = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {
 SIGNS = {"\n": "↵\n", "\t": "⇥", "\r": "␍"}
 UNSEEN = ("Cf", "Zl", "Zp", "Co", "Cn", "Cs")  # Unicode's formatting, separators, private use, unassigned, surrogates
 SURROGATE = re.compile("[\ud800-\udfff]")
+SHORT_FORMS = {
+    "auc": "AUC", "bleu": "BLEU", "chrf": "chrF", "f1": "F1", "gpt": "GPT", "mae": "MAE", "mse": "MSE", "r2": "R²",
+    "rouge": "ROUGE",
+}  # fmt: skip
 UNUSUAL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f\ud800-\udfff]")
 
 
@@ -83,9 +88,12 @@ def write_page(path: Path, page: str) -> None:
         path: of the file.
         page: from `render_page`.
     """
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a run and a reader may both be writing it
+    try:
+        draft.write_text(page, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def fill(template: str, **values: Any) -> Markup:
@@ -143,6 +151,17 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits - 1}e}" if size < 1e-3 else f"{value:.{digits}g}"  # noqa: PLR2004
 
 
+def words(name: str) -> str:
+    """A name of the code for people: `reward_margin` is `reward margin`, `auc` is `AUC`."""
+    return " ".join(SHORT_FORMS.get(part, part) for part in name.split("_"))
+
+
+def heading(name: str) -> str:
+    """The same, with a large first letter where it is a word."""
+    said = words(name)
+    return said if name.partition("_")[0] in SHORT_FORMS else said[:1].upper() + said[1:]
+
+
 def duration(seconds: float | None) -> str:
     """A time for people: `42 s`, `3 min 20 s`, `2 h 5 min`; a dash for none."""
     if seconds is None or not math.isfinite(seconds):
@@ -162,7 +181,7 @@ def _environment() -> Environment:
         loader=PackageLoader("leyden.report", "pages"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_finalized,
     )  # fmt: skip
-    made.filters |= {"number": number, "duration": duration, "visible": visible}
+    made.filters |= {"number": number, "duration": duration, "visible": visible, "words": words}
     return made
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from leyden.report.page import heading
 from leyden.report.prediction_table import PREDICTION, PROBABILITY, PROMPT_TEXT, TARGET, PredictionTable, joined
 
 NOT_TARGETS = ("loss", "prediction", "target")
@@ -175,8 +176,7 @@ def _add_numbers(predictions: PredictionTable, fields: Fields) -> None:
     front = [*(["reward_margin"] if predictions.kind == "pairs" else []), *predictions.scores, "loss"]
     rest = [name for name in predictions.added if name not in front and name not in inside]
     for name in [*front, *rest]:
-        title = name.removeprefix("score_").replace("_", " ") if name in predictions.scores else title_of(name)
-        title = title[:1].upper() + title[1:]
+        title = heading(name.removeprefix("score_")) if name in predictions.scores else title_of(name)
         now = fields.add(title, "number", predictions.numbers(name), shown=name in front)
         former = fields.add(f"{title} before", "number", predictions.numbers(name, before=True), shown=name == "loss")
         _value(fields, title, now, former)
@@ -184,8 +184,8 @@ def _add_numbers(predictions: PredictionTable, fields: Fields) -> None:
 
 
 def title_of(name: str) -> str:
-    """A column's name for people: `chosen_logp` is `chosen log-probability`."""
-    return name if name.startswith(PROBABILITY) else name.replace("_logp", "_log-probability").replace("_", " ")
+    """A column's name for people: `chosen_logp` is `Chosen log-probability`."""
+    return name if name.startswith(PROBABILITY) else heading(name.replace("_logp", "_log-probability"))
 
 
 def _add_notes(predictions: PredictionTable, fields: Fields) -> None:
@@ -194,7 +194,7 @@ def _add_notes(predictions: PredictionTable, fields: Fields) -> None:
         if name in (PROMPT_TEXT, *NOT_TARGETS) or predictions.numbers(name) is not None:
             continue
         for before in (False, True):
-            title = title_of(name).capitalize() + (" (before training)" if before else "")
+            title = title_of(name) + (" (before training)" if before else "")
             place = fields.add(title, "text", predictions.texts(name, before=before))
             if place is not None:
                 fields.notes.append(place)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from leyden.report.measured import RUNNING
 from leyden.report.run_files import RunFiles
 from leyden.settings.escapes import decode_escapes
 
@@ -31,6 +32,7 @@ class PredictionTable:
         metric: name of the first metric; the empty text where it is not known.
         file: that the table was read from.
         step: the update after which an evaluation found this; None: it is of the model that is kept.
+        former: it is of the model that an earlier part of the run came to.
     """
 
     table: pd.DataFrame
@@ -39,6 +41,7 @@ class PredictionTable:
     metric: str = ""
     file: str = "predictions.parquet"
     step: int | None = None
+    former: bool = False
 
     @classmethod
     def of(cls, run: RunFiles) -> PredictionTable | None:
@@ -51,7 +54,8 @@ class PredictionTable:
         if before is not None and (step == 0 or len(before) != len(table)):
             before = None
         metric = next(iter(run.setting("metric") or {}), "")
-        return cls(table, before, run.setting("dataset") or {}, metric, file, step)
+        former = step is None and (run.manifest or {}).get("status") == RUNNING  # as it says once it is gone on with
+        return cls(table, before, run.setting("dataset") or {}, metric, file, step, former)
 
     def __len__(self) -> int:
         """Rows."""

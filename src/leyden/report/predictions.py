@@ -48,6 +48,7 @@ def _lead(predictions: PredictionTable) -> str:
     if predictions.step == 0:
         return f"What the model made of {rows} before training."
     when = "" if predictions.step is None else f", as the evaluation after update {predictions.step:,} found it"
+    when = ", as it was when the run was gone on with" if predictions.former else when
     lead = f"What the model makes of {rows}{when}."
     if predictions.before is None:
         return f"{lead} There is no evaluation before training to compare them with."

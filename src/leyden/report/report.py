@@ -10,12 +10,16 @@ from markupsafe import Markup
 from leyden.report import configuration, curves, data, prediction_figures, predictions, summary
 from leyden.report.page import Section, render_page, write_page
 from leyden.report.run_files import RunFiles
+from leyden.settings.errors import PROGRAM_FAULT, LeydenError
 
 FILE = "report.html"
 
 
-class SectionError(RuntimeError):
-    """Parts of a page could not be made; the others are written."""
+class SectionError(LeydenError):
+    """Parts of a page could not be made; the others are written. Exit code 1."""
+
+    kind = "page error"
+    code = PROGRAM_FAULT
 
 
 # Each says what it can of a run as far as it has come; None: nothing yet.
@@ -47,7 +51,7 @@ def write_report(folder: Path) -> Path:
     page = render_page(run.name, sections, kind="Leyden run", subtitle=summary.described(run))
     write_page(folder / FILE, page)
     if failed:
-        told = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
+        told = [f"{name}: {type(error).__name__}: {error}" for name, error in failed.items()]
         raise SectionError(told) from next(iter(failed.values()))
     return folder / FILE
 

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 
-from leyden.report.measured import Measured, metrics_of, said_of, status_of
-from leyden.report.page import Section, duration, fill, number
+from leyden.report.measured import (
+    GOING_ON,
+    KILLED,
+    RUNNING,
+    Measured,
+    ending,
+    metrics_of,
+    moment,
+    said_of,
+    status_of,
+    without_a_word,
+)
+from leyden.report.page import Section, duration, fill, number, words
 from leyden.report.run_files import RunFiles
 from leyden.settings.escapes import argument
 
 SHOWN = {  # status: how it is said, and the colour of that
-    "running": ("Running", ""),
+    RUNNING: ("Running", ""),
     "saved": ("Running", ""),  # its model is there, and the rest is on its way
     "done": ("Done", "good"),
     "stopped": ("Stopped", "warn"),
     "failed": ("Failed", "bad"),
+    KILLED: ("Killed", "bad"),
     "looked at": ("Looked at, not trained", ""),
 }
 TOTALS = ("rows", "samples", "tokens", "tokens to predict", "share of tokens to predict", "labels to predict",
           "answers", "answers ended by a stop token")  # fmt: skip
-SHOWN_TOTALS = TOTALS[:4]
+SHOWN_TOTALS = ("rows", "samples", "tokens", "tokens to predict", "labels to predict")
+
+
+LAST = {RUNNING: "last so far", "saved": "last so far", KILLED: "last"}  # status: what the last values are called
 
 
 @dataclass(frozen=True)
@@ -50,13 +66,35 @@ def section(run: RunFiles) -> Section:
         "Summary",
         fill(
             "summary", word=word, color=color, status=status, resume=_resume(run),
-            reason=said_of(run, "reason") or "", faults=_faults(run),
+            reason=_reason(run), faults=_faults(run),
             progress=_progress(run), figures=list(_figures(run, measured)), measured=measured, marked=_marked(run),
             parts=_parts(run), counts=_counts(run), absent=_absent(run), warnings=said_of(run, "warnings") or (),
             damaged=run.damaged, seconds=_seconds(run), notes=list(_notes(run)),
-            written=_time(said_of(run, "written")),
+            running=_running(run), again=f"python -m leyden.report {argument('run', str(run.folder))}",
+            results=LAST.get(status, "final"),
         ),
     )  # fmt: skip
+
+
+def _reason(run: RunFiles) -> str:
+    """Why a run has ended before its time, as a sentence begins with it; empty if it has not, or nobody says."""
+    if status_of(run) == KILLED:
+        return without_a_word(run)
+    said = said_of(run, "reason")
+    return f"{'It ended because of this:' if status_of(run) == 'failed' else 'Ended by'} {said}" if said else ""
+
+
+def _running(run: RunFiles) -> str:
+    """Of what moment a page is whose run was going on when it was made; empty for any other."""
+    if status_of(run) not in GOING_ON:
+        return ""
+    now, last = moment(datetime.now(UTC).isoformat()), moment(said_of(run, "written"))
+    if run.goes_on:
+        return f"This page was written {now}, while the run went on: it says how things were then."
+    return (
+        f"This page was written {now}. The run{f' said last ({last})' if last else ' says'} that it goes on; whether "
+        "it still does cannot be told from here."
+    )
 
 
 def _resume(run: RunFiles) -> str:
@@ -77,8 +115,10 @@ def described(run: RunFiles) -> str:
 
 def _progress(run: RunFiles) -> str:
     done, planned = said_of(run, "updates_done"), said_of(run, "updates")
+    if not ending(run) and "train/loss" in run.series:  # until its end a run counts them at evaluations alone
+        done = max(done or 0, int(run.series["train/loss"]["step"].max()))
     if planned is None:
-        return "No update is done yet." if status_of(run) == "running" else ""
+        return "No update is done yet." if status_of(run) == RUNNING else ""
     return f"{number(done or 0)} of {number(planned)} updates."
 
 
@@ -87,9 +127,9 @@ def _figures(run: RunFiles, measured: Sequence[Measured]) -> Iterator[Figure]:
     if measured and measured[0].final is not None:
         one = measured[0]
         start = f"{number(one.before)} before training" if one.before is not None else ""
-        yield Figure(one.name.replace("_", " "), number(one.final), ", ".join(filter(None, [start, one.verdict])))
+        yield Figure(words(one.name), number(one.final), ", ".join(filter(None, [start, one.verdict])))
     ended = status_of(run) in ("done", "failed")
-    seconds = (run.manifest or {}).get("seconds") or {}
+    seconds = ending(run).get("seconds") or {}
     whole = seconds.get("in all") if ended and "in all" in seconds else (run.progress or {}).get("seconds")
     if isinstance(whole, int | float):
         alone = seconds.get("train alone")
@@ -107,24 +147,24 @@ def _figures(run: RunFiles, measured: Sequence[Measured]) -> Iterator[Figure]:
 
 def _faults(run: RunFiles) -> list[str]:
     """What was wrong with a run that came to its end."""
-    faults = (run.manifest or {}).get("faults") or {}
+    faults = ending(run).get("faults") or {}
     return [str(one) for kind in faults.values() for one in kind] if status_of(run) == "failed" else []
 
 
 def _notes(run: RunFiles) -> Iterator[str]:
     """Odd things that the run itself counted."""
-    for name, words in (
+    for name, what in (
         ("skipped_updates", "updates were not applied, as their loss or gradient was not finite (see train.log)"),
         ("empty_updates", "updates were left out, as all their rows have weight 0"),
         ("unscored_validation_samples", "validation samples have no target, and are in no metric"),
     ):
         if count := said_of(run, name):
-            yield f"{number(count)} {words}."
-    for kind, state in ((run.manifest or {}).get("trackers") or {}).items():
+            yield f"{number(count)} {what}."
+    for kind, state in (ending(run).get("trackers") or {}).items():
         if state != "complete":
             yield f"{kind}: {state}"
     for one in run.resumes:
-        yield f"Gone on with after update {one.get('after_update')}, {_time(one.get('time'))}."
+        yield f"Gone on with after update {one.get('after_update')}, {moment(one.get('time'))}."
 
 
 def _marked(run: RunFiles) -> str:
@@ -163,8 +203,4 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _seconds(run: RunFiles) -> list[tuple[str, str]]:
-    return [(name, duration(value)) for name, value in ((run.manifest or {}).get("seconds") or {}).items()]
-
-
-def _time(moment: Any) -> str:
-    return str(moment or "").replace("T", " ").partition("+")[0].partition(".")[0] + " UTC" if moment else ""
+    return [(name, duration(value)) for name, value in (ending(run).get("seconds") or {}).items()]

@@ -27,7 +27,7 @@ from leyden.settings.escapes import visible
 from leyden.settings.help import help_text
 from leyden.settings.overrides import misfits, read_overrides, typed_keys, variants, with_texts
 from leyden.settings.resuming import going_on_faults
-from leyden.settings.stops import ended_by_signals
+from leyden.settings.stops import ended_by_signals, ended_unread
 from leyden.settings.sweeps import count_faults, flag_first, sweep_fault, taken
 from leyden.settings.torchrun import is_one_of_several
 from leyden.settings.wording import fields_of
@@ -133,7 +133,8 @@ def reported_faults(*, debug: bool) -> Iterator[None]:
         debug: let the error through, with its traceback; in a sweep, print the traceback.
     """
     try:
-        yield
+        with ended_unread():  # in here: Hydra has words of its own for an error that reaches it
+            yield
     except Exception as error:
         if job_folder() is None and (debug or not isinstance(error, LeydenError)):
             raise

@@ -15,13 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.settings.config_files import flat
 from leyden.settings.errors import ConfigError
 from leyden.settings.read import saved_config
+from leyden.settings.run_lock import LOCK
 from leyden.settings.wording import show
 
 AUTO = "auto"
 CONFIG = "config.yaml"
-LOOKS = frozenset(
-    {CONFIG, "data.json", "dry_run.json", "report.html", "train.log", ".lock", "base"}
-)  # what a look leaves
+LOOKS = frozenset({CONFIG, "data.json", "dry_run.json", "report.html", "train.log", LOCK, "base"})  # what a look leaves
 TYPED = "# Typed: "  # in the config of a run: its command line
 RUN = "# Run: "  # there too: its identity, and the hash of what follows
 FREE = frozenset({  # what does not touch the numbers of an update, or says how long and on what the training goes on

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from leyden.data.datamodule import Prepared
-from leyden.data.fit import ANSWERS, CUT, STOPPED
+from leyden.data.fit import ANSWERS, CUT, STOPPED, Fit
 from leyden.data.overlap import Overlap
 from leyden.data.templates import ChatTemplate, Template
 from leyden.settings.wording import counted
@@ -44,24 +44,14 @@ def counts_of(parts: Mapping[str, Prepared], overlap: Overlap) -> dict[str, Coun
 def _counts_of(prepared: Prepared, overlap: Overlap, name: str) -> Counts:
     part, fit = prepared.trees.part, prepared.fit
     weights, labels = part.source.weights, part.source.labels
-    counts: Counts = {
-        "rows": len(part.rows),
-        "samples": len(part.samples),
-        "tokens": fit.tokens,
-        "tokens to predict": fit.targets,
-        SHARE: round(fit.targets / fit.tokens, 6) if fit.tokens else 0.0,
-        **({} if labels is None else {LABELS: len(part.samples) * labels.values.shape[1]}),
-        ANSWERS: fit.ends[ANSWERS],
-        "answers ended by a stop token": fit.ends[STOPPED],
-        "answers cut off": fit.ends[CUT],
-        UNENDED: fit.ends[ANSWERS] - fit.ends[STOPPED] - fit.ends[CUT],
+    counts: Counts = {"rows": len(part.rows), "samples": len(part.samples), "tokens": fit.tokens}
+    counts |= _texts(fit) if labels is None else {LABELS: len(part.samples) * labels.values.shape[1]}
+    counts |= {
         "samples that lost turns": fit.cut["turns"],
         "samples with a cut prompt": fit.cut["prompt"],
-        "samples with a cut answer": fit.cut["answer"],
         "samples with a cut system text": fit.cut["system"],
         "rows left out by dataset.data_sample": part.left_out,
         "rows of weight 0": 0 if weights is None else int((weights[np.asarray(part.rows)] == 0).sum()),
-        "samples without a token to predict": fit.cut["no target"],
     }
     if name == "train":
         counts["rows equal to an earlier one"] = len(overlap.duplicates)
@@ -74,6 +64,20 @@ def _counts_of(prepared: Prepared, overlap: Overlap, name: str) -> Counts:
         f"empty {role} cells": len(np.intersect1d(rows, part.rows)) for role, rows in part.source.missing.items()
     }
     return counts | {name: count for name, count in missing.items() if count}
+
+
+def _texts(fit: Fit) -> Counts:
+    """What answers have that are texts."""
+    return {
+        "tokens to predict": fit.targets,
+        SHARE: round(fit.targets / fit.tokens, 6) if fit.tokens else 0.0,
+        ANSWERS: fit.ends[ANSWERS],
+        "answers ended by a stop token": fit.ends[STOPPED],
+        "answers cut off": fit.ends[CUT],
+        UNENDED: fit.ends[ANSWERS] - fit.ends[STOPPED] - fit.ends[CUT],
+        "samples with a cut answer": fit.cut["answer"],
+        "samples without a token to predict": fit.cut["no target"],
+    }
 
 
 def blocks(counts: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
