@@ -260,7 +260,7 @@ class Session:
         os.chdir(cwd)
         os.environ["TERM"] = "xterm"
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
         sys.argv = [str(CONF.parent / "predict.py"), *arguments]
         runpy.run_path(sys.argv[0], run_name="__main__")
 
