@@ -49,10 +49,12 @@ def test_options_that_are_none(word: str, capsys: pytest.CaptureFixture[str]) ->
         read_options([word])
 
 
-def test_every_promise_names_tests_that_are_there() -> None:
+def test_every_promise_names_tests_that_are_there_and_faults_that_are_injected() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    rows = [line for line in page.partition("## Numbers that cannot lie")[0].splitlines() if line.startswith("| ")][1:]
+    promises, _, rest = page.partition("## Numbers that cannot lie")
+    rows = [line for line in promises.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 15
+    injected = {kind.inject.__name__ for kind in KINDS}
     for row in rows:
         named = re.findall(r"`([\w/]*\.py)?(?:::(\w+))?`", row)
         assert named, row
@@ -61,3 +63,12 @@ def test_every_promise_names_tests_that_are_there() -> None:
             file = path or file
             text = (ROOT / file).read_text(encoding="utf-8")
             assert not function or f"def {function}(" in text, (file, function)
+            assert not file.endswith("_faults.py") or function in injected, (file, function)
+    there = {name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)\(",
+             file.read_text(encoding="utf-8"))}  # fmt: skip
+    tables = [line for line in rest.partition("## How it is done")[0].splitlines() if line.startswith("| ")]
+    named_later = [name for line in tables for name in re.findall(r"`(test_\w+)`", line)]
+    assert len(named_later) > 30
+    assert not set(named_later) - there
+    for line in tables:
+        assert "`test_" in line or line.split("|")[2].strip() in ("tests", "test"), line

@@ -234,7 +234,7 @@ def test_parallel_jobs_share_the_cores(
     config = OmegaConf.create({"hydra": hydra})
     assert sweeps.parallel_jobs(config.hydra) == expected
     sweeps.SweepStart().on_multirun_start(config)
-    assert sweeps.started_sweep() == tmp_path
+    assert sweeps.started_sweep() == (tmp_path, None)
     assert os.environ.get(sweeps.THREADS) == (None if expected == 1 else str(8 // expected))
     monkeypatch.delenv(sweeps.THREADS, raising=False)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from tests.reliability.children import End
-from tests.reliability.outcomes import RESUMED, SAME, SIGNALLED, Case, Kind, WrongOutcomeError
+from tests.reliability.outcomes import RESUMED, SAME, SIGNALLED, UNHARMED, Case, Kind, WrongOutcomeError
 from tests.reliability.runs import SCENARIOS, Bench
 from tests.reliability.touches import at_touch, fail, group, kill, kill_in_writing, recorder, watch
 
@@ -42,29 +42,31 @@ def drawn(draw: Random, lines: list[str], wanted: Callable[[str], bool] = bool) 
 
 def killed_at_a_touch(case: Case) -> str:
     scenario = case.draw.choice(sorted(SCENARIOS))
-    _killed(case, scenario, kill)
+    killed = _killed(case, scenario, kill)
     case.finish(scenario)
-    return SAME
+    return SAME if killed else UNHARMED
 
 
 def killed_in_a_write(case: Case) -> str:
     scenario = case.draw.choice(sorted(SCENARIOS))
-    _killed(case, scenario, kill_in_writing(case.place.parent, case.draw.choice([0, 1, 17, 100, 4000])), "write")
+    act = kill_in_writing(case.place.parent, case.draw.choice([0, 1, 17, 100, 4000]))
+    killed = _killed(case, scenario, act, "write")  # not if no file grew so much from there on
     case.finish(scenario)
-    return SAME
+    return SAME if killed else UNHARMED
 
 
 def killed_again(case: Case) -> str:
     """Killed, then killed once or twice while it goes on."""
     scenario = case.draw.choice(sorted(SCENARIOS))
-    _killed(case, scenario, kill)
+    killed = _killed(case, scenario, kill)
     for _ in range(case.draw.choice([1, 2])):
         number = case.draw.randrange(120)
         case.what.append(f"again at touch {number} of the resume")
         end = case.run(scenario, "resume=auto", hook=partial(_watch, [case.place.parent], number, kill))
         case.orderly(end, 0, -signal.SIGKILL)
+        killed = killed or end.code != 0
     case.finish(scenario)
-    return SAME
+    return SAME if killed else UNHARMED
 
 
 def told_to_end(case: Case) -> str:
@@ -75,9 +77,10 @@ def told_to_end(case: Case) -> str:
     case.what.append(f"{signum.name} at {touches(case.bench, scenario)[number]}")
     hook = partial(_watch, [case.place.parent], number, lambda _: os.kill(os.getpid(), signum))
     end = _cold(case, scenario, hook)
-    case.orderly(end, 128 + signum, 0)
+    struck = case.struck(end)
+    case.orderly(end, 128 + signum if struck else 0)
     case.finish(scenario)
-    return SIGNALLED if end.code else SAME
+    return SIGNALLED if struck else UNHARMED
 
 
 def call_fails(case: Case) -> str:
@@ -88,19 +91,22 @@ def call_fails(case: Case) -> str:
     case.what.append(f"{errno.errorcode[number]} at {lines[at]}")
     end = _cold(case, scenario, partial(_watch, [case.place.parent], at, fail(number)))
     case.orderly(end, 0, 2)
+    struck = case.struck(end)
     half = [path.name for path in case.place.glob("checkpoints/.*")]
     if half and "remove" not in lines[at]:
         raise WrongOutcomeError(f"left behind: {half}")
     case.finish(scenario)
-    return RESUMED if end.code else SAME
+    return RESUMED if end.code else SAME if struck else UNHARMED
 
 
-def _killed(case: Case, scenario: str, act: Callable[[str], None], event: str = "") -> None:
+def _killed(case: Case, scenario: str, act: Callable[[str], None], event: str = "") -> bool:
+    """Begin the run and kill it; whether that came before its end."""
     lines = touches(case.bench, scenario)
     number = drawn(case.draw, lines, lambda line: line.startswith(event))
     case.what.append(f"at {lines[number]}")
     end = _cold(case, scenario, partial(_watch, [case.place.parent], number, act))
     case.orderly(end, -signal.SIGKILL, -signal.SIGXFSZ, 0)
+    return end.code != 0
 
 
 def _cold(case: Case, scenario: str, hook: Callable[[], object]) -> End:

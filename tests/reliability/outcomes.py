@@ -16,6 +16,7 @@ REMADE = "named and made again, bit-equal"
 RESUMED = "ends with a message and code 2; resumed, bit-equal"
 REFUSED = "refused with a message and code 2, nothing written"
 SIGNALLED = "ends with 130 or 143, after the update where one is at hand; resumed, bit-equal"
+UNHARMED = "its moment did not come; ends as it would have, bit-equal"
 TRAINED = "trained, what was left out is counted"
 
 
@@ -87,6 +88,10 @@ class Case:
             raise WrongOutcomeError(f"it ended with code {end.code}, not {' or '.join(map(str, codes))}")
         if "Traceback" in end.said:
             raise WrongOutcomeError("it printed a traceback")
+
+    def struck(self, end: End) -> bool:
+        """Whether the fault was there before this end: what injects one at a moment says so."""
+        return "[fault at " in end.said
 
     def said(self, end: End, *words: str) -> None:
         """It has to have said all of this."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.reliability.children import members
 from tests.reliability.damage_faults import LAST
-from tests.reliability.outcomes import REFUSED, RESUMED, SAME, TRAINED, Case, Kind, WrongOutcomeError
+from tests.reliability.outcomes import REFUSED, RESUMED, SAME, TRAINED, UNHARMED, Case, Kind, WrongOutcomeError
 from tests.reliability.runs import COLUMNS, SCENARIOS
 from tests.reliability.touches import at_touch, watch
 
@@ -48,6 +48,7 @@ def full_disk(case: Case) -> str:
         filled = partial(_fill if mounted else _limit, case.place.parent, free)
         end = case.run(scenario, hook=partial(watch, [case.place], at_touch(at, filled)))
         case.orderly(end, 0, 2)
+        struck = case.struck(end)
         if half := [path.name for path in case.place.glob("checkpoints/.*")]:
             raise WrongOutcomeError(f"left behind: {half}")
         (case.place.parent / "ballast").unlink(missing_ok=True)
@@ -55,7 +56,7 @@ def full_disk(case: Case) -> str:
     finally:
         if mounted:
             subprocess.run(["umount", str(case.place.parent)], check=True)
-    return RESUMED if end.code else SAME
+    return RESUMED if end.code else SAME if struck else UNHARMED
 
 
 def _fill(folder: Path, free: int, _: str) -> None:
@@ -108,8 +109,9 @@ def killed_worker(case: Case) -> str:
     case.what.append(f"after update {update}")
     end = case.run("sft", "trainer.number_of_workers=2", hook=partial(_kill_worker, update, case.draw.randrange(2)))
     case.orderly(end, 0, 2)
+    struck = case.struck(end)
     case.finish("sft", "trainer.number_of_workers=2")
-    return RESUMED if end.code else SAME
+    return RESUMED if end.code else SAME if struck else UNHARMED
 
 
 def _kill_worker(update: int, which: int) -> None:
@@ -122,6 +124,7 @@ def _kill_worker(update: int, which: int) -> None:
     def on_train_batch_start(self: Checkpoints, trainer: object, *rest: object) -> None:
         workers = multiprocessing.active_children()
         if trainer.global_step == update and workers:  # type: ignore[attr-defined]
+            os.write(2, f"[fault at update {update}: a worker is killed]\n".encode())
             os.kill(workers[which % len(workers)].pid or 0, signal.SIGKILL)
             time.sleep(0.3)
         original(self, trainer, *rest)  # type: ignore[arg-type]
@@ -174,11 +177,13 @@ def bad_rows(case: Case) -> str:
     """Rows with odd cells, or lines that are none, among good ones."""
     scenario = case.draw.choice(sorted(SCENARIOS))
     rows = [dict(zip(COLUMNS, cells, strict=True)) for cells in zip(*COLUMNS.values(), strict=True)]
+    expected = len(rows)
     lines = [json.dumps(row).encode() for row in rows]
     if case.draw.random() < 0.3:
         bad = case.draw.choice(BAD_LINES)
         case.what.append(f"{scenario}: a line {bad!r}")
         lines.insert(case.draw.randrange(len(lines)), bad)
+        expected += bool(bad)  # an empty line is no row
     else:
         used = {"sft": ["p", "a"], "dpo": ["p", "a", "bad"], "classes": ["p", "kind"]}[scenario]
         for row in case.draw.sample(rows, case.draw.randrange(1, 5)):
@@ -200,7 +205,7 @@ def bad_rows(case: Case) -> str:
     if final["validation/loss"] is None or not math.isfinite(final["validation/loss"]):
         raise WrongOutcomeError("the loss is no number")
     counts = json.loads((case.place / "manifest.json").read_text(encoding="utf-8"))["counts"]
-    if sum(part["rows"] for part in counts.values()) < len(COLUMNS["p"]):
+    if sum(part["rows"] for part in counts.values()) < expected:
         raise WrongOutcomeError(f"rows are missing, and counted nowhere: {counts}")
     return TRAINED
 

@@ -21,8 +21,10 @@ from leyden.artifacts.csv_cells import inert
 from leyden.settings.command import SWEEP_FOLDER, job_folder
 from leyden.settings.errors import PROGRAM_FAULT, USER_FAULT, LeydenError
 from leyden.settings.escapes import visible
-from leyden.settings.stops import EXIT, unread
-from leyden.settings.sweeps import RECORDS, metric_direction, started_sweep
+from leyden.settings.side_by_side import ENDED, RECORDS, end_if_ended
+from leyden.settings.stops import EXIT, job_ended_by_signals, unread
+from leyden.settings.studies import StoredStudy
+from leyden.settings.sweeps import has_started_sweep, metric_direction, started_sweep
 
 TABLE = "sweep.csv"
 DONE, FAILED, CRASHED, STOPPED = "done", "failed", "crashed", "stopped"
@@ -41,6 +43,7 @@ class JobRecord:
         status: done, failed (a fault of the user), crashed (one of the program), stopped (it never came to its end).
         metric: of the model that is kept; None without one.
         reason: why it is not done.
+        process: that does the job; None once it has ended.
     """
 
     number: int
@@ -51,6 +54,7 @@ class JobRecord:
     metric: float | None = None
     reason: str = "The process ended without a word."
     results: dict[str, float] = field(default_factory=dict)
+    process: int | None = None
 
 
 def recorded(config: DictConfig, job: Callable[[], float]) -> float | None:
@@ -61,18 +65,35 @@ def recorded(config: DictConfig, job: Callable[[], float]) -> float | None:
         job: trains and returns the metric.
 
     Returns:
-        What the job returns; None for a number that no sweeper can compare.
+        What the job returns; None for a number that no sweeper can compare, and of a job in a process of its own that
+        a signal has ended, so that it ends no other.
     """
     folder = job_folder()
     if folder is None:
         return job()
     hydra = HydraConfig.get()
-    record = JobRecord(int(hydra.job.num), list(hydra.overrides.task), str(folder), metric_direction(config.metric))
+    number = int(folder.name if folder.name.isdecimal() else hydra.job.num)  # a search that goes on counts further
+    overrides = [text for text in hydra.overrides.task if not text.startswith("resume=")]  # says nothing of the job
+    record = JobRecord(number, overrides, str(folder), metric_direction(config.metric))
+    if has_started_sweep():
+        return _recorded(record, config, job)
+    try:
+        with job_ended_by_signals():
+            end_if_ended(folder.parent)
+            record.process = os.getpid()
+            return _recorded(record, config, job)
+    except SystemExit:
+        return None
+
+
+def _recorded(record: JobRecord, config: DictConfig, job: Callable[[], float]) -> float | None:
     _write(record)
     try:
+        if record.process is not None:
+            end_if_ended(Path(record.folder).parent)  # again, now that the command can see it
         value = job()
         record.status, record.metric, record.reason = DONE, value if math.isfinite(value) else None, ""
-        record.results = _results(folder, "best" if config.checkpoint.policy == "best" else "final")
+        record.results = _results(Path(record.folder), "best" if config.checkpoint.policy == "best" else "final")
     except LeydenError as error:
         record.status, record.reason = FAILED, " ".join(error.faults)
         raise
@@ -83,6 +104,7 @@ def recorded(config: DictConfig, job: Callable[[], float]) -> float | None:
         record.reason = _why(error)
         raise
     finally:
+        record.process = None
         _write(record)
     return record.metric
 
@@ -95,11 +117,16 @@ def _why(end: BaseException) -> str:
 
 def finish_sweep() -> int:
     """Write and print the table of the sweep that this process has started, and its page; return the exit code."""
-    folder = started_sweep()
-    if folder is None or not (folder / RECORDS).is_dir():
+    if (started := started_sweep()) is None:
         return 0
+    folder, study = started
+    if study is not None:
+        _released(study)
     files = sorted((folder / RECORDS).glob("*.json"), key=lambda path: int(path.stem))
     if not files:
+        if (folder / ENDED).exists():
+            with unread():
+                print(f"The sweep was stopped before a job had begun. To begin: {_again(folder)}", flush=True)
         return 0
     records = [JobRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
     records = [replace(record, folder=str(folder / Path(record.folder).name)) for record in records]
@@ -107,7 +134,8 @@ def finish_sweep() -> int:
     _write_table(folder / TABLE, ordered)
     with unread():
         print(_shown(ordered, folder), _compared(folder), sep="\n", flush=True)
-    shutil.rmtree(folder / RECORDS)
+    if study is None:  # else the search may go on, and asks for none of these again
+        shutil.rmtree(folder / RECORDS)
     kinds = {record.status for record in records}
     if STOPPED in kinds:
         with unread():
@@ -115,6 +143,15 @@ def finish_sweep() -> int:
                 f"The sweep was stopped. To go on with that job and begin those after it: {_again(folder)}", flush=True
             )
     return PROGRAM_FAULT if kinds & {CRASHED, STOPPED} else USER_FAULT if FAILED in kinds else 0
+
+
+def _released(study: StoredStudy) -> None:
+    """Have no trial of a stored study run for ever; where that fails, the next start of the sweep does it."""
+    try:
+        study.release()
+    except Exception as error:  # of any kind: the table of the sweep is worth more
+        with unread():
+            print(f"warning: the study {study.name} cannot be told of the end ({type(error).__name__}: {error}).")
 
 
 def _again(folder: Path) -> str:

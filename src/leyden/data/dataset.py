@@ -14,6 +14,7 @@ from leyden.data.documents import cut_documents
 from leyden.data.fit import Fit, Gauge, Stops
 from leyden.data.grouping import Groups, conversations
 from leyden.data.integers import Ragged
+from leyden.data.long_work import with_progress
 from leyden.data.rows import Part
 from leyden.data.templates import Template
 from leyden.data.tokenization import TokenColumn
@@ -140,7 +141,7 @@ class TreeDataset(Dataset[Sample]):
     def measure(self, stops: Stops | None = None) -> Fit:
         """Build every tree once and count what was cut, and with `stops` which answers end there."""
         gauge = Gauge(stops)
-        for sample in range(len(self)):
+        for sample in with_progress(range(len(self)), "Counting tokens of samples", len(self)):
             conversation = self.conversation(sample, answered=self.limits.answers)
             gauge.add(self.tree(sample, conversation), conversation.cut, whole=self._is_end(sample))
         return gauge.fit()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leyden.data.integers import Integers
+from leyden.data.long_work import with_progress
 from leyden.data.rows import Part
 from leyden.data.sources import Source
 
@@ -83,7 +84,7 @@ def _keys(part: Part) -> tuple[Keys, Keys]:
     source, size = part.source, len(part.source.table)
     parents = array("q", source.threads.parents.array.tobytes())
     known, exact, plain, asked = bytearray(size), *(array("Q", bytes(8 * size)) for _ in range(3))
-    for row in part.rows:
+    for row in with_progress(part.rows, "Comparing rows", len(part.rows)):
         new: list[int] = []  # not threads.chain: a row is looked at once, however many follow it
         turn = row
         while turn >= 0 and not known[turn]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import mmap
 import os
 from collections import Counter
@@ -23,6 +24,10 @@ from leyden.data.csv_files import BLOCK, read_csv, text_column
 from leyden.data.files import SHOWN, File, Kind, Rows, decoded, name_faults, opened
 from leyden.settings.errors import DataError
 
+LARGE = 50 * 10**6  # bytes of a file that takes seconds to read
+
+log = logging.getLogger(__name__)
+
 
 def read_file(path: Path, source: str) -> tuple[*Rows, File]:
     """The rows of a file, numbered as `READERS` says for its ending, and what it was.
@@ -37,7 +42,10 @@ def read_file(path: Path, source: str) -> tuple[*Rows, File]:
     """
     kind, reader = READERS[path.suffix.lower()]
     with opened(path, source) as file:
-        sha256, written = hash_of(file), os.fstat(file.fileno()).st_mtime_ns
+        size, written = os.fstat(file.fileno()).st_size, os.fstat(file.fileno()).st_mtime_ns
+        if size >= LARGE:
+            log.info("Reading %s, %s MB.", path, f"{size / 1e6:,.0f}")
+        sha256 = hash_of(file)
         frame, lines = reader(file, source)
         if os.fstat(file.fileno()).st_mtime_ns != written:
             raise DataError(f"{source} was written while it was read. Start again when it is complete.")

@@ -17,6 +17,7 @@ import transformers
 from numpy.typing import NDArray
 
 from leyden.data.cache import cached_folder, checksum, content_key
+from leyden.data.long_work import with_progress
 from leyden.data.texts import Texts
 
 if TYPE_CHECKING:
@@ -133,7 +134,10 @@ def tokenize_columns(
     def fill(folder: Path) -> None:
         filled.append(folder)
         reader = _text_reader(tokenizer)
-        sums = {name: _write(folder, name, _encoded(reader, texts)) for name, texts in columns.items()}
+        sums = {}
+        for name, texts in columns.items():
+            chunks = with_progress(_encoded(reader, texts), f"Tokenizing texts of the role {name}", len(texts))
+            sums[name] = _write(folder, name, chunks)
         (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
     if cache:

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.settings.config_files import definition
+from leyden.settings.errors import USER_FAULT, ConfigError, LeydenError
 from leyden.settings.overrides import as_list, read_overrides, sizes
+from leyden.settings.side_by_side import ENDED, RECORDS, end_jobs, on_this_machine
+from leyden.settings.stops import before_the_end
+from leyden.settings.studies import StoredStudy, go_on, stored_study
 
 SAVED = "config.yaml"  # a folder with this file is a run
-RECORDS = ".jobs"  # folder inside that of a sweep: one file per job
 THREADS = "OMP_NUM_THREADS"
 SHARE = "LEYDEN_CORE_SHARE"  # says to the jobs, and so to their manifests, why they have so many threads
 WORDS = {"min": "minimize", "max": "maximize"}
-_started: list[Path] = []
+_started: list[tuple[Path, StoredStudy | None]] = []
+_by: list[int] = []  # processes that have started a sweep: a fork of one has not
 
 
 def metric_direction(metrics: Mapping[str, Any]) -> str:
@@ -50,19 +55,55 @@ class SweepStart(Callback):
     """Hydra's callback at the start of a sweep: it remembers the folder and shares the cores out."""
 
     def on_multirun_start(self, config: DictConfig, **options: Any) -> None:  # noqa: ARG002
-        """Take away what an earlier sweep in this folder left of its jobs, and set the threads of parallel jobs."""
+        """Take away what an earlier sweep in this folder left of its jobs, and set the threads of parallel jobs.
+
+        Of a search whose study is stored the trials that have ended are not asked for again, so their records stay.
+        """
         folder = Path(str(config.hydra.sweep.dir))
-        _started.append(folder)
-        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        study = _study(config, folder / RECORDS)
+        _started.append((folder, study))
+        _by.append(os.getpid())
+        (folder / ENDED).unlink(missing_ok=True)
+        before_the_end[:] = [partial(end_jobs, folder)] if on_this_machine(config.hydra) else []
         jobs, cores = parallel_jobs(config.hydra), available_cores()
         if jobs > 1 and THREADS not in os.environ:
             os.environ[THREADS] = str(max(1, cores // jobs))
             os.environ[SHARE] = f"{cores} cores shared by {jobs} jobs at a time"
 
 
-def started_sweep() -> Path | None:
-    """The folder of the sweep that this process has started and not yet finished; asking finishes it."""
+def _study(config: DictConfig, records: Path) -> StoredStudy | None:
+    """The stored study of a sweep, which goes on or is begun; a fault of it ends the command.
+
+    Hydra makes a warning of what a callback raises, and goes on.
+    """
+    from leyden.settings.command import report  # late: it imports this module
+
+    try:
+        study = stored_study(config.hydra, records)
+        if study is not None and config.get("resume") == "auto" and study.first() is not None and study.load():
+            print(go_on(study, config.hydra), flush=True)
+            return study
+        shutil.rmtree(records, ignore_errors=True)
+        if study is not None:
+            study.begin()
+    except LeydenError as error:
+        report(error)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        report(ConfigError(f"hydra.sweeper.storage: the study cannot be used ({type(error).__name__}: {said})."))
+    else:
+        return study
+    raise SystemExit(USER_FAULT)
+
+
+def started_sweep() -> tuple[Path, StoredStudy | None] | None:
+    """Folder and stored study of the sweep that this process has started and not yet finished; asking finishes it."""
     return _started.pop() if _started else None
+
+
+def has_started_sweep() -> bool:
+    """Whether the jobs of a sweep that are done in this process are those of its own command."""
+    return os.getpid() in _by
 
 
 def available_cores() -> int:
