@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ FILES = sorted(CONF.rglob("*.yaml"))
 PARTS = [file for file in FILES if file.parent != CONF and not file.stem.startswith("_")]
 FIELDS = dict(fields_of(Settings))
 OPEN = ("auto", "messages", "text")  # datasets that a table has to be named for, and no column
+APART_FROM_OTHERS = ("backbone", "checkpoint", "lora", "metric", "optimizer", "schedule", "trainer")  # no two meet
 WITHOUT_PACKAGE = {"train.yaml", "predict.yaml", "export.yaml"}
 APART = re.compile(r"trainer.strategy=deepspeed\w+ needs|checkpoint=each_evaluation_epoch does not go with trainer")
 TRACKERS = ["logger.wandb.project=p", "logger.wandb.entity=e", "logger.neptune.project=w/p"]  # what has no default
@@ -37,6 +39,12 @@ def composed(*overrides: str, name: str = "train") -> DictConfig:
     assert config is not None, faults
     assert not faults
     return config
+
+
+@cache
+def cached(*overrides: str) -> DictConfig:
+    """As `composed`; nobody changes it."""
+    return composed(*overrides)
 
 
 def choice(file: Path) -> list[str]:
@@ -90,11 +98,22 @@ def test_there_are_files() -> None:
     assert len(PARTS) > 30
 
 
+def beside(file: Path) -> list[str]:
+    """The overrides that choose a file of conf, with those of the files at its place in other groups where they go."""
+    group = file.parent.relative_to(CONF).as_posix()
+    if group not in APART_FROM_OTHERS:
+        return choice(file)
+    files = {name: [one for one in PARTS if one.parent == CONF / name] for name in APART_FROM_OTHERS}
+    number = files[group].index(file)
+    return [text for found in files.values() for text in choice(found[number % len(found)])]
+
+
 @pytest.mark.parametrize("file", PARTS, ids=lambda file: file.relative_to(CONF).as_posix())
 def test_every_choice_composes_and_validates(file: Path) -> None:
-    config = composed(*choice(file))
+    config = cached(*beside(file))
     settings = parse(config, Settings)
     Settings.model_validate(dump(settings))
+    assert set(choice(file)) <= set(beside(file))
     if file.parent.name == "metric":
         assert list(config.metric) == [file.stem]
 
@@ -154,11 +173,16 @@ def faults_of(base: dict[str, Any], parts: dict[str, Any]) -> list[str]:
 
 
 def trees_of(problem: str, groups: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    """The tree of each choice by group and name; one composition holds one choice of every group."""
+    """The tree of each choice by group and name, with the references of this problem resolved.
+
+    One composition holds one choice of every group; that of the problem takes the place of another's in it.
+    """
     trees: dict[str, dict[str, Any]] = {group: {} for group in groups}
     for number in range(max(map(len, groups.values()))):
         chosen = {group: names[number % len(names)] for group, names in groups.items()}
-        tree = tree_of(composed("backbone=tiny", f"problem={problem}", *(f"{g}={name}" for g, name in chosen.items())))
+        config = cached("backbone=tiny", *(f"{group}={name}" for group, name in chosen.items())).copy()
+        config.problem = cached("backbone=tiny", f"problem={problem}").problem
+        tree = tree_of(config)
         for group, name in chosen.items():
             trees[group].setdefault(name, tree[group])
     return trees
@@ -171,12 +195,16 @@ def test_all_choices_go_together() -> None:
     """
     groups = {group: choices_of([CONF], group) for group in ("lora", "optimizer", "schedule", "trainer", "checkpoint")}
     problems, losses = choices_of([CONF], "problem"), choices_of([CONF], "problem/loss")
-    loss_trees = {loss: tree_of(composed(f"problem/loss={loss}"))["problem"]["loss"] for loss in losses}
+    loss_files = {loss: CONF / "problem" / "loss" / f"{loss}.yaml" for loss in losses}
+    loss_trees = {loss: tree_of(cached(*choice(file)))["problem"]["loss"] for loss, file in loss_files.items()}
+    last = {group: names[-1] for group, names in groups.items()}
     fitting = set()
     for problem in problems:
         trees = trees_of(problem, groups)
         assert {group: sorted(found) for group, found in trees.items()} == {g: sorted(n) for g, n in groups.items()}
-        default = tree_of(composed("backbone=tiny", f"problem={problem}"))
+        whole = tree_of(composed("backbone=tiny", f"problem={problem}", *(f"{g}={name}" for g, name in last.items())))
+        assert {group: trees[group][name] for group, name in last.items()} == {group: whole[group] for group in last}
+        default = tree_of(cached("backbone=tiny", f"problem={problem}"))
         for one, two in itertools.combinations(trees, 2):
             for first, second in itertools.product(trees[one], trees[two]):
                 faults = faults_of(default, {one: trees[one][first], two: trees[two][second]})

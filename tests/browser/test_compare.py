@@ -49,6 +49,12 @@ def comparison(text_run: Path, preference_run: Path, tmp_path_factory: pytest.Te
     return folder / "comparison.html"
 
 
+@pytest.fixture(scope="module")
+def page(keep_page: Open, comparison: Path) -> Any:
+    """It is open once: what a test chooses on it, it takes back, or the next one chooses anew."""
+    return keep_page(comparison)
+
+
 def column(page: Any, heading: str) -> list[str]:
     """The cells of a column, as they are shown."""
     return page.evaluate(
@@ -62,8 +68,7 @@ def column(page: Any, heading: str) -> list[str]:
     )
 
 
-def test_a_heading_sorts_by_keyboard_and_what_has_no_value_stays_last(comparison: Path, open_page: Open) -> None:
-    page = open_page(comparison)
+def test_a_heading_sorts_by_keyboard_and_what_has_no_value_stays_last(page: Any) -> None:
     assert column(page, "Run") == ["good", EVIL, ARABIC, "failed"], "bleu, highest first"
     heading = page.get_by_role("columnheader", name="loss", exact=True)
     heading.get_by_role("button").focus()
@@ -79,8 +84,7 @@ def test_a_heading_sorts_by_keyboard_and_what_has_no_value_stays_last(comparison
     ]  # fmt: skip
 
 
-def test_two_runs_are_chosen_by_keyboard_and_their_differences_marked(comparison: Path, open_page: Open) -> None:
-    page = open_page(comparison)
+def test_two_runs_are_chosen_by_keyboard_and_their_differences_marked(page: Any) -> None:
     first = page.locator(".row-pair").first
     assert first.locator(".answer dt").all_inner_texts() == ["good", EVIL]
     assert first.locator("mark").all_inner_texts() == ["cat", "dog"]
@@ -102,10 +106,10 @@ def test_two_runs_are_chosen_by_keyboard_and_their_differences_marked(comparison
     page.locator("#pair-differ").uncheck()
     page.locator("#pair-search").fill("THE CAT")
     assert page.locator(".row-pair").count() == 1
+    page.locator("#pair-search").fill("")
 
 
-def test_names_and_answers_are_text_and_nothing_else(comparison: Path, open_page: Open) -> None:
-    page = open_page(comparison)
+def test_names_and_answers_are_text_and_nothing_else(page: Any) -> None:
     page.locator("#pair-b").select_option(label=EVIL)
     assert page.evaluate("window.planted") is None
     assert page.locator("main img, main script:not([type])").count() == 0

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lightning import Trainer
 from tests.effects import tracker_files
-from tests.effects.small_runs import Columns, settings_of
+from tests.effects.small_runs import Columns, settings_of, trained
 from tests.integration.stopped_runs import BY_THE_CLOCK
 from tests.integration.test_secrets import SECRETS, leaks
 
@@ -153,8 +153,8 @@ def test_b6_without_planned_samples_the_share_is_zero() -> None:
 
 
 def test_b6_a_run_of_no_epochs_is_tracked(tmp_path: Path) -> None:
-    run_job(settings_of(tmp_path, TABLE, "logger=tensorboard", "log_step_size=relative", "trainer.epochs=0"))
-    numbers, _ = tracker_files.tensorboard(tmp_path / "run")
+    run = trained(tmp_path, TABLE, "logger=tensorboard", "log_step_size=relative", "trainer.epochs=0")
+    numbers, _ = tracker_files.tensorboard(run)
     assert {x for x, _ in numbers} == {0}
     assert {name for _, name in numbers} >= {"validation/loss", "validation/perplexity"}
 
@@ -257,17 +257,15 @@ def cut(*values: Any, **options: Any) -> None:
 def test_b71_a_tracker_that_fails_later_is_one_warning_and_nothing_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "whole").mkdir()
-    run_job(settings_of(tmp_path / "whole", TABLE))
+    whole = trained(tmp_path / "whole", TABLE)
     monkeypatch.setattr(TensorBoardTracker, "_send", cut)
-    run_job(settings_of(tmp_path, TABLE, "logger=[tensorboard,neptune]", *NEPTUNE, "logger.neptune.mode=offline"))
-    run = tmp_path / "run"
+    run = trained(tmp_path, TABLE, "logger=[tensorboard,neptune]", *NEPTUNE, "logger.neptune.mode=offline")
     sentence = "logger=tensorboard failed and was left out from there on (ConnectionError: the wire was cut)"
     assert (run / "train.log").read_text(encoding="utf-8").count(sentence) == 1
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert sentence in manifest["trackers"].pop("tensorboard")
     assert manifest["trackers"] == {"neptune": "complete"}
-    local, expected = tracker_files.metrics_csv(run), tracker_files.metrics_csv(tmp_path / "whole" / "run")
+    local, expected = tracker_files.metrics_csv(run), tracker_files.metrics_csv(whole)
     same(tracker_files.neptune(run)[0], local)
     timeless = [{k: v for k, v in one.items() if k[1] not in BY_THE_CLOCK} for one in (local, expected)]
     same(*timeless)

@@ -200,11 +200,13 @@ def test_a_disk_that_is_really_small(small_disk: Path, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_command_ends_with_2_and_without_a_traceback(
-    run_cli: Cli, tmp_path: Path, arguments: list[str], parts: list[str]
+    run_cli: Cli, run_here: Cli, tmp_path: Path, arguments: list[str], parts: list[str]
 ) -> None:
+    """Faults that are found before the libraries are loaded, by a process that is started; those of a table here."""
     columns = [*COLUMNS, "dataset.rejected_answer_column=worse"] if "problem=dpo" in arguments else COLUMNS
     name = table(tmp_path, lines("0,,s,q,,w"))
-    done = run_cli(["train.py", "backbone=tiny", "dataset=table", name, *columns, *arguments], cwd=tmp_path)
+    run = run_cli if arguments else run_here
+    done = run(["train.py", "backbone=tiny", "dataset=table", name, *columns, *arguments], cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     for part in parts:

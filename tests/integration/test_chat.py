@@ -6,12 +6,14 @@ import io
 import os
 import pty
 import re
+import runpy
 import select
 import shlex
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -242,18 +244,25 @@ def test_a_system_text_is_read_before_the_prompt(run: Path, capsys: pytest.Captu
 
 
 class Session:
-    """A command in a terminal of its own."""
+    """`predict.py` in a terminal of its own, forked from this process."""
 
     def __init__(self, *arguments: str, cwd: Path) -> None:
         self.terminal, inner = pty.openpty()
-        paths = [str(CONF.parent / "src"), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", sys.executable, str(CONF.parent / "predict.py"), *arguments],
-            stdin=inner, stdout=inner, stderr=inner, cwd=cwd, env=environment,
-        )  # fmt: skip
+        self.process = get_context("fork").Process(target=self._command, args=(arguments, inner, cwd))
+        self.process.start()
         os.close(inner)
         self.seen = ""
+
+    def _command(self, arguments: Sequence[str], terminal: int, cwd: Path) -> None:
+        """Be `predict.py` in a session whose terminal this is."""
+        os.close(self.terminal)
+        os.login_tty(terminal)
+        os.chdir(cwd)
+        os.environ["TERM"] = "xterm"
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.argv = [str(CONF.parent / "predict.py"), *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
     def until(self, pattern: str, timeout: float = 120) -> str:
         """Read until this is seen; what was read up to its end, which is not seen again."""
@@ -297,17 +306,18 @@ def test_a_session_in_a_terminal(run: Path, tmp_path: Path) -> None:
         session.type("\x1b[A\n")  # arrow up: the last line again
         session.until(r"Did you mean /reset\?")
         session.until("> ")
-        for _ in range(10):  # Python notes a signal between the prompt and its wait for a line with the next one only
+        for _ in range(60):  # Python notes a signal between the prompt and its wait for a line with the next one only
             session.type("\x03")
-            if session.shows("> ", 3):
+            if session.shows("> ", 0.5):
                 break
         else:
             pytest.fail("Ctrl-C gives no new prompt")
         session.type("\x04")
-        assert session.process.wait(60) == 0
+        session.process.join(60)
+        assert session.process.exitcode == 0
     finally:
         session.process.kill()
-        session.process.wait()
+        session.process.join()
         os.close(session.terminal)
 
 

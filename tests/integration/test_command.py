@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.effects.small_runs import write_table
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 HEAVY = ("torch", "lightning", "transformers", "peft", "pandas", "numpy")
 LIMIT_S = 1.5
 LOADED_MACHINE = 3  # other processes share the cores and their caches, also while a test runs
-TINY = ["backbone=tiny", "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none",
-        "checkpoint.verify=false"]  # fmt: skip
+TINY = ["backbone=tiny", "generation.max_length_inference=4", "trainer.progress=none", "checkpoint.verify=false"]
 BAD = ["problem=dpo", "lora.rnak=8", "optimizer.learning_rate=0", "dataset.train_dataframe=nix.csv", "foo"]
 
 
@@ -95,7 +95,11 @@ def test_a_sweep_named_like_a_run_is_refused_before_anything_is_made(run_cli: Cl
 
 
 def test_a_sweep_runs_and_a_saved_config_repeats_its_run(run_here: Cli, tmp_path: Path) -> None:
-    done = run_here(["train.py", "-m", *TINY, "experiment_name=sweep", "lora.r=2,3"], cwd=tmp_path)
+    rows = [f"text {number}" for number in range(8)]
+    write_table(tmp_path / "rows.jsonl", {"p": rows, "a": rows})
+    table = ["dataset=table", "dataset.train_dataframe=rows.jsonl", "dataset.prompt_column=p",
+             "dataset.answer_column=a", "dataset.validation_size=0.5"]  # fmt: skip
+    done = run_here(["train.py", "-m", *TINY, *table, "experiment_name=sweep", "lora.r=2,3"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jobs = sorted((tmp_path / "outputs" / "sweep").iterdir())
     saved = [yaml.safe_load((job / "config.yaml").read_text(encoding="utf-8")) for job in jobs if job.is_dir()]

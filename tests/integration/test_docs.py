@@ -17,6 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from tests.effects.small_runs import without_pages
 
 from leyden.artifacts.job import run_job
 from leyden.backbone.segments import visible
@@ -31,7 +32,7 @@ from leyden.settings.schema import Settings
 Blocks = Callable[..., list[str]]
 TINY = [
     "backbone=tiny", "dataset.data_sample=0.05", "tokenizer.max_length=256", "generation.max_length_inference=4",
-    "trainer.progress=none", "experiment_name=run", "checkpoint.verify=false",
+    "trainer.progress=none", "experiment_name=run", "checkpoint.verify=false", "trainer.evaluate_before_training=false",
 ]  # fmt: skip
 
 
@@ -77,7 +78,8 @@ def train(conf: Path, folder: Path, *overrides: str) -> dict[str, float]:
     config, faults = compose_config("train", [*TINY, f"output_directory={folder}", *overrides], conf)
     assert config is not None
     assert not faults
-    run_job(read(config))
+    with without_pages():
+        run_job(read(config))
     final: dict[str, float] = json.loads((folder / "run" / "results.json").read_text())["final"]
     return final
 

@@ -12,12 +12,13 @@ from subprocess import CompletedProcess
 
 import torch
 import yaml
+from tests.effects.small_runs import write_table
 from tests.integration.stopped_runs import BY_THE_CLOCK
 
 Cli = Callable[..., "CompletedProcess[str]"]
-TINY = ["backbone=tiny", "checkpoint.verify=false",
-        "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none",
-        "checkpoint.verify=false"]  # fmt: skip
+TINY = ["backbone=tiny", "checkpoint.verify=false", "generation.max_length_inference=4", "trainer.progress=none",
+        "dataset=table", "dataset.train_dataframe=rows.jsonl", "dataset.prompt_column=p", "dataset.answer_column=a",
+        "dataset.validation_size=0.4"]  # fmt: skip
 
 
 def numbers(run: Path) -> list[tuple[str, ...]]:
@@ -28,6 +29,8 @@ def numbers(run: Path) -> list[tuple[str, ...]]:
 def test_b68_a_drawn_seed_is_saved_and_the_saved_command_repeats_the_run_bit_for_bit(
     run_here: Cli, tmp_path: Path
 ) -> None:
+    words = [f"word {number}" * (1 + number % 4) for number in range(24)]
+    write_table(tmp_path / "rows.jsonl", {"p": words, "a": words[::-1]})
     own = ["seed=-1", "trainer.grad_accumulation=2", "generation.batch_size_inference=0", "experiment_name=drawn"]
     assert run_here(["train.py", *TINY, *own], cwd=tmp_path).returncode == 0
     first = tmp_path / "outputs" / "drawn"

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,9 @@ from huggingface_hub import constants
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from tests.effects.small_runs import without_pages
 from tests.integration.documented_commands import make_tables
+from tests.reliability.children import start
 
 from leyden.artifacts.job import run_job
 from leyden.settings.command import Entry, check_command
@@ -36,7 +39,6 @@ Blocks = Callable[..., list[str]]
 
 TINY = ["backbone=tiny", "tokenizer.max_length=256", "generation.max_length_inference=4", "trainer.progress=none"]
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
-WITHOUT_LEYDEN = "import sys\nsys.modules['leyden'] = None\n"  # from here on, any import of it fails
 TREE_LINE = re.compile(r"^(?P<indent>(?:  )*)(?P<name>\S+)(?: {2,}(?P<words>\S.*))?$")
 
 
@@ -45,17 +47,58 @@ def readme(documents: dict[str, str]) -> str:
     return documents["README.md"]
 
 
+# Read by Python before anything else in a process, and in those that it starts: whatever asks for a connection that
+# leaves the machine, or for the address of a name, is written down and refused.
+WATCH = """
+import os, sys
+
+def watch(event, arguments):
+    if event == "socket.connect":
+        address = arguments[1]
+        inside = isinstance(address, (str, bytes)) or str(address[0]).startswith("127.") or address[0] in ("::1",)
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.sendto"):
+        inside = event != "socket.sendto" and arguments[0] in (None, "", "localhost", "127.0.0.1", "::1")
+        address = arguments
+    else:
+        return
+    if not inside:
+        with open(os.environ["WATCHED"], "a") as file:
+            file.write(f"{event} {address!r}\\n")
+        raise OSError(f"{event} {address!r} is not allowed in this test")
+
+sys.addaudithook(watch)
+"""
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The variables of a process of a user's, who has set nothing for the libraries, and where WATCH writes."""
+    folder = tmp_path_factory.mktemp("watch")
+    (folder / "sitecustomize.py").write_text(WATCH, encoding="utf-8")
+    offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DISABLE_SAFETENSORS_CONVERSION")
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    changed = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "WATCHED": str(folder / "asked")}
+    kept = {name: value for name, value in os.environ.items() if name not in offline}
+    return SimpleNamespace(environment=kept | changed, offline=offline, changed=changed, asked=folder / "asked")
+
+
 @pytest.fixture(scope="module")
 def first_screen(
-    commands: list[list[str]], run_cli: Cli, run_here: Cli, tmp_path_factory: pytest.TempPathFactory
-) -> SimpleNamespace:
+    commands: list[list[str]], run_cli: Cli, run_here: Cli, watched: SimpleNamespace,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SimpleNamespace:  # fmt: skip
     """The two commands of the first screen for an own table, as they stand, on the tiny backbone."""
     folder = tmp_path_factory.mktemp("first-screen")
     train = next(command for command in commands if "dataset.train_dataframe=my.csv" in command)
     predict = next(command for command in commands if command[0] == "predict.py")
     assert "run=outputs/mine" in predict
     make_tables(train, folder)
-    trained = run_cli([*train, *TINY], cwd=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in watched.offline:
+            patch.delenv(name, raising=False)
+        for name, value in watched.changed.items():
+            patch.setenv(name, value)
+        trained = run_cli([*train, *TINY], cwd=folder)
     make_tables(predict, folder)
     predicted = run_here(predict, cwd=folder)
     return SimpleNamespace(folder=folder, run=folder / "outputs" / "mine", trained=trained, predicted=predicted)
@@ -80,22 +123,43 @@ def test_run_folder_is_the_one_described(readme: str, first_screen: SimpleNamesp
 
 
 @pytest.mark.slow
+def test_the_command_asks_for_no_connection_without_any_switch_of_the_libraries(
+    first_screen: SimpleNamespace, watched: SimpleNamespace
+) -> None:
+    """The tests set `HF_HUB_OFFLINE`; the first screen was a process, and those that it started, without."""
+    assert first_screen.trained.returncode == 0, first_screen.trained.stderr
+    assert not watched.asked.exists(), watched.asked.read_text()
+    probe = [sys.executable, "-c", "import socket; socket.getaddrinfo('huggingface.co', 443)"]
+    assert subprocess.run(probe, env=watched.environment, capture_output=True, check=False).returncode
+    assert watched.asked.read_text().startswith("socket.getaddrinfo"), "nobody watches"
+
+
+def without_leyden(code: str, folder: Path) -> None:
+    """Be a script in a folder; an import of this package fails."""
+    os.chdir(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "leyden"]:
+        del sys.modules[name]
+    sys.modules["leyden"] = None  # type: ignore[assignment]
+    warnings.resetwarnings()
+    warnings.filterwarnings("error", category=DeprecationWarning, module="__main__")
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.slow
 def test_model_loads_without_leyden(readme: str, code_blocks: Blocks, first_screen: SimpleNamespace) -> None:
+    """In a forked process; test_train.py loads such a model in one that has never had this package."""
     (snippet,) = [code for code in code_blocks(readme, "python") if "AutoPeftModelForCausalLM" in code]
     assert "outputs/NAME/model" in snippet
-    code = WITHOUT_LEYDEN + snippet.replace("outputs/NAME", "outputs/mine")
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
-        cwd=first_screen.folder, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    code = snippet.replace("outputs/NAME", "outputs/mine")
+    end = start(lambda: without_leyden(code, first_screen.folder), first_screen.folder.parent / "snippet.log").wait()
+    assert end.code == 0, end.said
 
 
 def test_every_command_is_accepted(
     commands: list[list[str]], first_screen: SimpleNamespace, project_root: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    known = [command for command in commands if command[0] in {"train.py", "predict.py"}]
+    known = {tuple(command): command for command in commands if command[0] in {"train.py", "predict.py"}}.values()
     assert len(known) > 40
     for name in {name for words in known for name in re.findall(r"(?<!\S)\S*outputs/(\w[\w-]*)", " ".join(words))}:
         shutil.copytree(first_screen.run, tmp_path / "outputs" / name)
@@ -253,23 +317,21 @@ def test_recipe_trains_and_holds_differences_only(
     table = yaml.safe_load((conf / "experiment" / f"{name}.yaml").read_text()).get("dataset", {}).get("train_dataframe")
     data = [f"dataset.train_dataframe={request.getfixturevalue('shared_data') / table}"] if table else []
     small = [
-        *TINY,
-        *data,
-        "checkpoint.verify=false",
-        "dataset.data_sample=0.05",
-        f"output_directory={tmp_path}",
-        "experiment_name=run",
-    ]
+        *TINY, *data, "checkpoint.verify=false", "trainer.evaluate_before_training=false",
+        f"dataset.data_sample={0.02 if table else 0.05}", "dataset.data_sample_choice=[train,validation]",
+        f"output_directory={tmp_path}", "experiment_name=run",
+    ]  # fmt: skip
     config, faults = compose_config("train", [f"experiment={name}", *small], conf)
     assert config is not None
     assert not faults
-    run_job(read(config))
+    with without_pages():
+        run_job(read(config))
     assert json.loads((tmp_path / "run" / "results.json").read_text())["final"]["step"] > 0
 
     recipe = (conf / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
     groups = [f"{group}={choice}" for group, choice in re.findall(r"- override /(\S+): (.+)", recipe)]
-    plain, _ = compose_config("train", groups, conf)
-    chosen, _ = compose_config("train", [f"experiment={name}"], conf)
+    plain, _ = compose_config("train", [*groups, "backbone=tiny"], conf)
+    chosen, _ = compose_config("train", [f"experiment={name}", "backbone=tiny"], conf)
     assert plain is not None
     assert chosen is not None
     keys = [line.strip().partition(":")[0] for line in recipe.splitlines() if re.match(r"\s+\w+: \S", line)]

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from tests.effects.small_runs import write_table
 
 from leyden.artifacts import job
 from leyden.artifacts.sweep import JobRecord, ranked, varied
@@ -34,9 +36,10 @@ from leyden.training.problems import dotted
 Cli = Callable[..., "CompletedProcess[str]"]
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TRAIN = Entry("train", CONF, Settings, read)
-TINY = ["backbone=tiny", "dataset.data_sample=0.05", "generation.max_length_inference=4", "trainer.progress=none",
-        "checkpoint.verify=false"]  # fmt: skip
+SMALL = ["backbone=tiny", "generation.max_length_inference=4", "trainer.progress=none", "checkpoint.verify=false"]
+TINY = [*SMALL, "dataset.data_sample=0.05"]
 SEARCHES = choices_of([CONF], "sweep")
+TRIALS = 6  # in the seeded order of both searches some are refused and some are not
 OPTUNA = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of the sweeper's Optuna 2
 
 
@@ -60,7 +63,10 @@ def test_a_failed_job_stops_no_other_and_all_are_listed(
         return fit(settings, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(job, "fit", sometimes)
-    sweep = ["-m", *TINY, "experiment_name=grid", "lora.r=2,3,4", "optimizer.learning_rate=1e-5,1e-2"]
+    rows = write_table(tmp_path / "rows.jsonl", {"p": [f"q{n}" for n in range(6)], "a": [f"a{n}" for n in range(6)]})
+    own = ["dataset=table", f"dataset.train_dataframe={rows}", "dataset.validation_strategy=custom",
+           f"dataset.validation_dataframe={rows}", "dataset.prompt_column=p", "dataset.answer_column=a"]  # fmt: skip
+    sweep = ["-m", *SMALL, *own, "experiment_name=grid", "lora.r=2,3,4", "optimizer.learning_rate=1e-5,1e-2"]
     done = run_here(["train.py", *sweep], cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("RuntimeError: boom") == 2
@@ -142,9 +148,9 @@ def test_a_search_over_what_does_not_exist_is_one_error_before_any_job(tmp_path:
 
 
 def losses(settings: Settings, *rest: object) -> float:
-    """Instead of a training: best at a rate of 1e-4, undefined with cosine, refused with a rank of 16."""
+    """Instead of a training: best at a rate of 1e-4, undefined with cosine, refused with a rank of 16 or above 1e-3."""
     assert settings.lora is not None
-    if settings.lora.r == 16:
+    if settings.lora.r == 16 or settings.optimizer.learning_rate > 1e-3:
         raise ModelError("too large")
     if "cosine" in settings.schedule.target:
         return math.nan
@@ -169,10 +175,10 @@ def test_a_search_goes_in_the_direction_of_the_metric_and_is_seeded(
     found = []
     for name in ("one", "two") if sign == 1 else ("one",):
         (tmp_path / name).mkdir()
-        made, rows = search(run_here, tmp_path / name, f"sweep={kind}", "hydra.sweeper.n_trials=10")
+        made, rows = search(run_here, tmp_path / name, f"sweep={kind}", f"hydra.sweeper.n_trials={TRIALS}")
         assert made.done.returncode == 2, "some were refused"
         assert {row["status"] for row in rows} == {"done", "failed"}
-        assert len(rows) == 10
+        assert len(rows) == TRIALS
         found.append((made.best, [(row["overrides"], row["metric"]) for row in rows]))
         values = [sign * float(row["metric"]) for row in rows if row["metric"]]
         assert values == sorted(values)
@@ -233,17 +239,52 @@ def test_parallel_jobs_share_the_cores(
     monkeypatch.delenv(sweeps.THREADS, raising=False)
 
 
+class ForkedJob:
+    """A process of submitit's that is forked from this one: it loads and does a job as the one that is started would.
+
+    Args:
+        folder: where the job is.
+        command: that would be started.
+    """
+
+    def __init__(self, folder: Path, command: str, **options: object) -> None:  # noqa: ARG002
+        assert command.endswith(f" -m submitit.core._submit {folder}"), "submitit starts its jobs in another way"
+        self.process = get_context("fork").Process(target=self._work, args=(folder,))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def _work(self, folder: Path) -> None:
+        numbers = {f"SUBMITIT_LOCAL_{name}": "0" for name in ("NODEID", "LOCALID", "GLOBALID")}
+        os.environ |= {**numbers, "SUBMITIT_LOCAL_JOB_ID": str(os.getpid()), "SUBMITIT_EXECUTOR": "local"}
+        from submitit.core.submission import process_job
+
+        process_job(folder)
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.exitcode
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib hydra.launcher.n_jobs=2", "submitit_local"])
-def test_jobs_in_processes_of_their_own_are_in_the_table_too(launcher: str, run_cli: Cli, tmp_path: Path) -> None:
-    """Two at a time; one table has no rows. What the jobs say comes back over files."""
+def test_jobs_in_processes_of_their_own_are_in_the_table_too(
+    launcher: str, run_cli: Cli, run_here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at a time; one table has no rows. What the jobs say comes back over files.
+
+    Those of joblib are processes that are started; those of submitit are forked.
+    """
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition(' ')[0].removesuffix('_local')}_launcher")
+    run = run_cli
+    if launcher == "submitit_local":
+        monkeypatch.setattr("submitit.local.local.start_controller", ForkedJob)
+        run = run_here
     (tmp_path / "good.csv").write_text("p,a\n" + "".join(f"q{n},a{n}\n" for n in range(8)), encoding="utf-8")
     (tmp_path / "empty.csv").write_text("p,a\n", encoding="utf-8")
     own = ["backbone=tiny", "dataset=table", "dataset.prompt_column=p", "dataset.answer_column=a", "experiment_name=s",
            "dataset.train_dataframe=empty.csv,good.csv", "generation.max_length_inference=4",
            "checkpoint.verify=false"]  # fmt: skip
-    done = run_cli(["train.py", "-m", *own, *f"hydra/launcher={launcher}".split()], cwd=tmp_path)
+    done = run(["train.py", "-m", *own, *f"hydra/launcher={launcher}".split()], cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     rows = table(tmp_path / "outputs" / "s")
     assert [(row["job"], row["status"]) for row in rows] == [("1", "done"), ("0", "failed")]

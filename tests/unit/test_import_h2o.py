@@ -266,9 +266,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
         for name, text in FILES.items():
             said = io.StringIO()
             with redirect_stdout(said):
-                tree = imported(text)
+                config = config_of(text)
             found[name] = Made(
-                Path("experiment/new.yaml").read_text(encoding="utf-8"), tree, said.getvalue(), read(composed())
+                Path("experiment/new.yaml").read_text(encoding="utf-8"), tree_of(config), said.getvalue(), read(config)
             )
     return found
 
@@ -286,10 +286,19 @@ def composed(folder: Path = CONF, name: str = "new") -> DictConfig:
     return config
 
 
+def config_of(text: str, folder: Path = CONF) -> DictConfig:
+    """What an imported file makes of the settings."""
+    assert main([str(write(text)), "--output", "experiment/new.yaml", "--conf", str(folder), "--force"]) == 0
+    return composed(folder)
+
+
+def tree_of(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+
+
 def imported(text: str, folder: Path = CONF) -> Any:
     """The settings of an imported file, as containers."""
-    assert main([str(write(text)), "--output", "experiment/new.yaml", "--conf", str(folder), "--force"]) == 0
-    return OmegaConf.to_container(composed(folder), resolve=True, throw_on_missing=False)
+    return tree_of(config_of(text, folder))
 
 
 def changed(text: str, section: str, **values: Any) -> str:
