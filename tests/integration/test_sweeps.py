@@ -63,9 +63,9 @@ def test_a_failed_job_stops_no_other_and_all_are_listed(
         return fit(settings, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(job, "fit", sometimes)
-    rows = write_table(tmp_path / "rows.jsonl", {"p": [f"q{n}" for n in range(6)], "a": [f"a{n}" for n in range(6)]})
-    own = ["dataset=table", f"dataset.train_dataframe={rows}", "dataset.validation_strategy=custom",
-           f"dataset.validation_dataframe={rows}", "dataset.prompt_column=p", "dataset.answer_column=a"]  # fmt: skip
+    data = write_table(tmp_path / "rows.jsonl", {"p": [f"q{n}" for n in range(6)], "a": [f"a{n}" for n in range(6)]})
+    own = ["dataset=table", f"dataset.train_dataframe={data}", "dataset.validation_strategy=custom",
+           f"dataset.validation_dataframe={data}", "dataset.prompt_column=p", "dataset.answer_column=a"]  # fmt: skip
     sweep = ["-m", *SMALL, *own, "experiment_name=grid", "lora.r=2,3,4", "optimizer.learning_rate=1e-5,1e-2"]
     done = run_here(["train.py", *sweep], cwd=tmp_path)
     assert done.returncode == 1, done.stderr
