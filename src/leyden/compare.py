@@ -11,6 +11,7 @@ from pathlib import Path
 from leyden.report.comparison import FILE, KIND, write_comparison
 from leyden.settings.errors import ConfigError
 from leyden.settings.escapes import visible
+from leyden.settings.paths import user_path
 from leyden.settings.plain_command import run_plain
 from leyden.settings.wording import counted, nearest
 
@@ -91,7 +92,7 @@ def _output(folders: Sequence[Path], wanted: str | None) -> Path:
     Raises:
         ConfigError: no page can be written there, or something else is there that is no page of ours.
     """
-    path = Path(wanted).expanduser() if wanted else _holder(folders) / FILE
+    path = user_path(wanted) if wanted else _holder(folders) / FILE
     if faults := list(_output_faults(path)):
         raise ConfigError(faults)
     return path

@@ -82,8 +82,7 @@ def test_the_browser_refuses_what_would_be_fetched(open_page: Open, page_file: P
     context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+@pytest.mark.parametrize(("size", "scheme"), [(LAPTOP, "light"), (PHONE, "dark")], ids=["laptop", "phone"])
 def test_axe_finds_nothing_and_no_page_scrolls_sideways(page: Any, scheme: str, size: dict[str, int]) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size(size)

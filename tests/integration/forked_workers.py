@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -195,8 +195,12 @@ def workers_forked() -> Iterator[None]:
         yield
 
 
-def descendants() -> dict[int, int]:
-    """Processes below this one, at any depth, that have not ended: each with the one that started it."""
+def descendants(bystanders: Container[int] = ()) -> dict[int, int]:
+    """Processes below this one, at any depth, that have not ended: each with the one that started it.
+
+    Args:
+        bystanders: those that were there before, such as a compiler that waits for the next of its tests.
+    """
     parents = {}
     for entry in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
@@ -207,7 +211,7 @@ def descendants() -> dict[int, int]:
     while new:
         new = {pid for pid, parent in parents.items() if parent in new} - found
         found |= new
-    return {pid: parents[pid] for pid in found}
+    return {pid: parents[pid] for pid in found if pid not in bystanders}
 
 
 def is_alive(pid: int) -> bool:

@@ -404,7 +404,7 @@ def test_a_judge_scores_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = re.search(r'<script type="application/json" id="predictions-data">(.*?)</script>', page, re.DOTALL)
     assert data
     shown = {field["title"]: field["cells"] for field in json.loads(data[1])["fields"]}
-    assert [text.split("\n")[0] for text in shown["Explanation gpt"]] == [
+    assert [text.split("\n")[0] for text in shown["Explanation GPT"]] == [
         f"Row {row} is <b>fine</b>." for row in range(ROWS)
     ]
     written = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())

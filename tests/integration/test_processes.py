@@ -135,21 +135,22 @@ def test_processes_stop_together_and_none_outlives_another_or_what_started_it(
         "trainer.batch_size=1", "trainer.epochs=4", "checkpoint.every_minutes=1e-9", "lora.dropout=0.1",
         "dataset.answer_column=output", "generation.max_length_inference=3", *DDP,
     ]  # fmt: skip
+    others = descendants().keys()
     run(*overrides_of(table, tmp_path / "whole", *words))
     cut, how = tmp_path / "cut", "To go on from there: python train.py resume="
     once_at(cut, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert stopped(*overrides_of(table, cut, *words)).code == 143
     assert status_of(cut) == "stopped"
-    assert not descendants()
+    assert not descendants(others)
     assert capfd.readouterr().err.count(how) == 1
 
     def kill_the_second() -> None:
-        os.kill(next(pid for pid, parent in descendants().items() if parent != os.getpid()), signal.SIGKILL)
+        os.kill(next(pid for pid, parent in descendants(others).items() if parent != os.getpid()), signal.SIGKILL)
 
     once_at(cut, 9, kill_the_second)
     with pytest.raises(TrainingError, match="The worker processes ended with code"):
         run(f"resume={cut}")
-    assert not descendants()
+    assert not descendants(others)
     assert capfd.readouterr().err.count(how) == 1
 
     command = os.fork()
@@ -158,7 +159,7 @@ def test_processes_stop_together_and_none_outlives_another_or_what_started_it(
     there: list[int] = []
 
     def kill_the_command() -> None:
-        there.extend(descendants())
+        there.extend(descendants(others))
         os.kill(command, signal.SIGKILL)
 
     once_at(cut, 14, kill_the_command)
@@ -176,12 +177,13 @@ def test_processes_stop_together_and_none_outlives_another_or_what_started_it(
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system ends it")
 def test_a_worker_that_still_loads_ends_with_the_command(tmp_path: Path) -> None:
     """A real process, in the first moments of its start; it would wait for its settings for ever."""
+    others = descendants().keys()
     os.mkfifo(tmp_path / "config.yaml")
     command = os.fork()
     if not command:
         os._exit(work_of(lambda: run_workers(RunFolder(tmp_path), 1, Interrupts(), goes_on=False)))
     latest = time.monotonic() + 20
-    while not (workers := set(descendants()) - {command}):
+    while not (workers := set(descendants(others)) - {command}):
         assert time.monotonic() < latest
     (worker,) = workers
     os.kill(command, signal.SIGKILL)

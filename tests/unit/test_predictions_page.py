@@ -116,7 +116,7 @@ def test_rows_of_before_stand_beside_the_same_rows(tmp_path: Path) -> None:
 def test_a_table_of_before_of_other_rows_is_not_used(tmp_path: Path) -> None:
     run = run_folder(tmp_path, {**own(3), "target": list("abc"), "loss": [1.0, 2.0, 3.0]}, {"loss": [4.0, 2.5]})
     assert table_of(run).before is None
-    assert "no evaluation before training" in section_of(run).lead
+    assert "before.parquet has 2 rows, so they are compared with none before training" in section_of(run).lead
 
 
 def test_the_rows_to_look_at_first(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from leyden.artifacts.whole import write_whole
 from leyden.data.cache import flush
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import TINY, WHEEL
+from leyden.settings.paths import user_path
 from leyden.settings.read import dump
 from leyden.settings.resuming import AUTO, CONFIG, LOOKS, identity, is_look, signed, typed_lines
 from leyden.settings.schema import Settings
@@ -104,7 +105,7 @@ def plan_folder(settings: Settings, job_folder: Path | None = None) -> RunFolder
             f"experiment_name={job_folder.parent.name!r}: {job_folder.parent} is a run, so no sweep goes into it. "
             "Choose another experiment_name."
         )
-    path = job_folder or Path(settings.output_directory).expanduser() / name
+    path = job_folder or user_path(settings.output_directory) / name
     if path.exists() and is_look(path):
         refuse_if_locked(path)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -232,7 +233,7 @@ def _read_from(tree: Any, folder: Path, key: str = "") -> Iterator[str]:
             yield from _read_from(value, folder, key)
     elif isinstance(tree, str) and tree and key not in ("experiment_name", "output_directory"):
         try:
-            found = Path(tree).expanduser()
+            found = user_path(tree)
             inside = found.exists() and found.resolve().is_relative_to(folder)
         except (OSError, RuntimeError, ValueError):  # no path: too long, with a null byte, of an unknown user
             return

@@ -28,6 +28,7 @@ from leyden.data.tokenization import control_tokens
 from leyden.problem.base import Problem
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import folder_faults
+from leyden.settings.paths import user_path
 from leyden.settings.schema import PredictSettings, Settings
 from leyden.settings.wording import counted
 from leyden.training.problems import writes
@@ -153,7 +154,7 @@ def _announce(trees: TreeDataset, tokenizer: PreTrainedTokenizerBase) -> None:
 def _output(wanted: PredictSettings, run: Path | None) -> Path:
     stem = Path(str(wanted.dataset.path)).stem.removeprefix("embedded:")
     default = run / "predictions" / stem if run else Path("outputs") / f"predict-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    output = Path(wanted.output).expanduser() if wanted.output else default
+    output = user_path(wanted.output) if wanted.output else default
     if faults := list(folder_faults(str(output), "output")):
         raise ConfigError(faults)
     what = "a run" if is_run(output) else "a model" if any((output / name).exists() for name in MODEL_FILES) else None

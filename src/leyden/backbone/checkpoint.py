@@ -23,6 +23,7 @@ from leyden.data.cache import as_listed, cached_folder, content_key, file_key, l
 from leyden.settings.errors import LeydenError, ModelError
 from leyden.settings.locations import PICKLED, TINY, WHEEL, wheel_checkpoint
 from leyden.settings.model_groups import Backbone
+from leyden.settings.paths import user_path
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Checkpoint:
         if self.name.startswith(TINY):
             return str(_converted("tokenizers", content_key("tiny", 1), _write_tiny_tokenizer, self.root))
         if self.gguf is None:
-            return str(Path(self.name).expanduser()) if Path(self.name).expanduser().is_dir() else self.name
+            return str(user_path(self.name)) if user_path(self.name).is_dir() else self.name
         key = content_key("tokenizer", _content_of(self.gguf), transformers.__version__)
         return str(_converted("tokenizers", key, self._convert_tokenizer, self.root))
 
@@ -122,7 +123,7 @@ def find_checkpoint(settings: Backbone, *, root: Path | None = None) -> Checkpoi
     """
     gguf = wheel_checkpoint(settings.name) if settings.name.startswith(WHEEL) else None
     if settings.name.endswith(".gguf"):
-        gguf = Path(settings.name).expanduser().absolute()
+        gguf = user_path(settings.name).absolute()
     return Checkpoint(settings.name, settings.revision, settings.trust_remote_code, gguf, root)
 
 

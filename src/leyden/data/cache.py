@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from leyden.settings.errors import ConfigError
+from leyden.settings.paths import user_path
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def cache_root() -> Path:
     """The folder of all caches: `LEYDEN_CACHE`, else `leyden` in the user's cache folder."""
     chosen = os.environ.get("LEYDEN_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return user_path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leyden"
 
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from string import Formatter
 
 from jinja2 import StrictUndefined, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from leyden.settings.errors import ConfigError
+from leyden.settings.paths import user_path
 
 SETTING = "metric.gpt.template"
 RANGES = {"general": (0.0, 1.0), "rag": (0.0, 1.0), "two_turn": (1.0, 10.0)}
@@ -109,7 +109,7 @@ def read_score(reply: str, lowest: float, highest: float) -> float:
 def _text_of(name: str) -> str:
     if name in RANGES:
         return (resources.files("leyden.problem") / "judge_templates" / f"{name}.txt").read_text(encoding="utf-8")
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

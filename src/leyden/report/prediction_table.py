@@ -33,6 +33,7 @@ class PredictionTable:
         file: that the table was read from.
         step: the update after which an evaluation found this; None: it is of the model that is kept.
         former: it is of the model that an earlier part of the run came to.
+        unmatched: rows of a `before.parquet` that are not as many as these, so not the same; None where they match.
     """
 
     table: pd.DataFrame
@@ -42,6 +43,7 @@ class PredictionTable:
     file: str = "predictions.parquet"
     step: int | None = None
     former: bool = False
+    unmatched: int | None = None
 
     @classmethod
     def of(cls, run: RunFiles) -> PredictionTable | None:
@@ -51,11 +53,12 @@ class PredictionTable:
             table, file, step = run.evaluation, "evaluation.parquet", int(run.evaluation.attrs.get("step", 0))
         if table is None:
             return None
-        if before is not None and (step == 0 or len(before) != len(table)):
+        unmatched = len(before) if before is not None and step != 0 and len(before) != len(table) else None
+        if step == 0 or unmatched is not None:
             before = None
         metric = next(iter(run.setting("metric") or {}), "")
         former = step is None and (run.manifest or {}).get("status") == RUNNING  # as it says once it is gone on with
-        return cls(table, before, run.setting("dataset") or {}, metric, file, step, former)
+        return cls(table, before, run.setting("dataset") or {}, metric, file, step, former, unmatched)
 
     def __len__(self) -> int:
         """Rows."""

@@ -50,6 +50,10 @@ def _lead(predictions: PredictionTable) -> str:
     when = "" if predictions.step is None else f", as the evaluation after update {predictions.step:,} found it"
     when = ", as it was when the run was gone on with" if predictions.former else when
     lead = f"What the model makes of {rows}{when}."
+    if predictions.unmatched is not None:
+        return (
+            f"{lead} before.parquet has {predictions.unmatched:,} rows, so they are compared with none before training."
+        )
     if predictions.before is None:
         return f"{lead} There is no evaluation before training to compare them with."
     return f"{lead} “Before” is the model before its training."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from leyden.settings.checks_data import HEADS, MARKERS, augmentation, chains, columns, labels, tables, texts
 from leyden.settings.checks_environment import environment, unused_strategies
@@ -14,6 +13,7 @@ from leyden.settings.checks_looks import looks
 from leyden.settings.checks_model import backbone
 from leyden.settings.checks_training import optimization
 from leyden.settings.locations import TINY, WHEEL, folder_faults
+from leyden.settings.paths import user_path
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
 
@@ -96,7 +96,7 @@ def _without_effect(settings: Settings, explicit: frozenset[str]) -> Iterator[st
     data, name, optimizer = settings.dataset, settings.backbone.name, settings.optimizer
     pairs, heads = settings.problem.scores == "pair", settings.problem.scores in HEADS
     policy, patience = settings.checkpoint.policy, settings.trainer.early_stopping_patience
-    on_hub = not name.startswith((WHEEL, TINY)) and not Path(name).expanduser().exists()
+    on_hub = not name.startswith((WHEEL, TINY)) and not user_path(name).exists()
     off: list[tuple[bool, str, str, str]] = [
         (data.chat_template, "dataset.", MARKERS, "dataset.chat_template=true: the tokenizer's template decides"),
         (data.system_column is None, "dataset.", "text_system_start add_eos_token_to_system", "no system_column"),

@@ -7,10 +7,10 @@ import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from leyden.settings.paths import user_path
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
 
@@ -77,7 +77,7 @@ def _wandb_key() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    path = next((path for name in names if (path := Path(name).expanduser()).is_file()), None)
+    path = next((path for name in names if (path := user_path(name)).is_file()), None)
     if path is None:
         return False
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from leyden.settings.locations import checkpoint_faults, weights_faults
+from leyden.settings.paths import user_path
 from leyden.settings.schema import Settings
 from leyden.settings.wording import show
 
@@ -92,8 +92,8 @@ def _own_folder(settings: Settings, source: str) -> Iterator[str]:
     """A run that replaces the folder it starts from would lose its start."""
     if not settings.overwrite or settings.experiment_name is None:
         return
-    own = (Path(settings.output_directory).expanduser() / settings.experiment_name).resolve()
-    path = Path(source).expanduser().resolve()
+    own = (user_path(settings.output_directory) / settings.experiment_name).resolve()
+    path = user_path(source).resolve()
     if own in (path, *path.parents):
         yield (
             f"backbone.pretrained_weights={show(source)} is in the folder of this run, which overwrite=true would "

@@ -16,9 +16,10 @@ from yaml import YAMLError
 
 from leyden.settings.choices import composed
 from leyden.settings.overrides import choices_of, is_group, keys_of_choices, parsed
+from leyden.settings.paths import user_path
 from leyden.settings.wording import ELSEWHERE, nearest
 
-OmegaConf.register_new_resolver("home", lambda path: str(Path(str(path)).expanduser()), replace=True)
+OmegaConf.register_new_resolver("home", lambda path: str(user_path(str(path))), replace=True)
 OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v is not None), None), replace=True)
 UNFIT = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 

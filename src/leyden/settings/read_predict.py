@@ -14,6 +14,7 @@ from leyden.settings.checks import check_prediction
 from leyden.settings.checks_data import HEADS
 from leyden.settings.errors import ConfigError
 from leyden.settings.locations import TINY, WHEEL, checkpoint_faults, table_faults
+from leyden.settings.paths import user_path
 from leyden.settings.read import accept, saved_config, validate
 from leyden.settings.schema import PredictSettings, Settings
 from leyden.settings.wording import show
@@ -74,7 +75,7 @@ def _changed(base: dict[str, Any], wanted: PredictSettings, folder: Path | None)
 
 def run_folder(name: str) -> Path | None:
     """The run folder that a path names, itself or by its `model/`; None for any other model."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     for folder in (path, path.parent if path.name == "model" else path):
         if (folder / RUN_CONFIG).is_file():
             return folder
@@ -83,7 +84,7 @@ def run_folder(name: str) -> Path | None:
 
 def missing_runs(name: str) -> list[str] | None:
     """The runs beside a path that is not there and looks like that of a run; None for any other name."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.exists() or len(path.parts) == 1 or name.startswith((WHEEL, TINY)):
         return None
     folder = path.parent.parent if path.name == "model" else path.parent

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.settings.config_files import flat
 from leyden.settings.errors import ConfigError
+from leyden.settings.paths import user_path
 from leyden.settings.read import saved_config
 from leyden.settings.run_lock import LOCK
 from leyden.settings.wording import show
@@ -195,10 +196,10 @@ def _folder_of(config: DictConfig, typed: Mapping[str, str]) -> Path:
         wrong = [key for key in ("experiment_name", "output_directory") if key in typed]
         if wrong:
             raise ConfigError(f"{wrong[0]} does not go with resume=FOLDER, which names the run. Leave one of them out.")
-        return Path(str(config.resume)).expanduser().absolute()
+        return user_path(str(config.resume)).absolute()
     if config.experiment_name is None:
         raise ConfigError("resume=auto looks for the run of an experiment_name. Set one, or name the folder of a run.")
-    return (Path(str(config.output_directory)).expanduser() / str(config.experiment_name)).absolute()
+    return (user_path(str(config.output_directory)) / str(config.experiment_name)).absolute()
 
 
 def _may_change(key: str, old: Any, new: Any) -> bool:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.settings.config_files import definition
 from leyden.settings.errors import USER_FAULT, ConfigError, LeydenError
 from leyden.settings.overrides import as_list, read_overrides, sizes
+from leyden.settings.paths import user_path
 from leyden.settings.side_by_side import ENDED, RECORDS, end_jobs, on_this_machine
 from leyden.settings.stops import before_the_end
 from leyden.settings.studies import StoredStudy, go_on, stored_study
@@ -161,7 +162,7 @@ def taken(config: DictConfig) -> list[str]:
         return ["resume=auto looks for the sweep of an experiment_name. Set it to the name of that folder."]
     if name is None:
         return []  # it will be named after the time
-    folder = Path(str(config.output_directory), str(name)).expanduser()
+    folder = user_path(Path(str(config.output_directory), str(name)))
     if (folder / SAVED).is_file():
         return [f"experiment_name={name}: {folder} is a run, so no sweep goes into it. Choose another experiment_name."]
     if config.overwrite is not True and config.get("resume") is None and any(folder.glob(f"*/{SAVED}")):

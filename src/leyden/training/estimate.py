@@ -21,7 +21,8 @@ WORTH = 0.01  # share of the memory from which on it is worth a line
 WORTH_TIME = 0.02  # and of the time
 TIME = (
     "training = updates x mean tokens of an update x median of the seconds per token of usual updates; "
-    "evaluations = evaluations x validation tokens x seconds per token; answers = answers x seconds per answer; "
+    "evaluations = evaluations x validation tokens x seconds per token; answers = answers x seconds per answer "
+    "of a batch, each as long as generation.max_length_inference allows; "
     "reference = tokens it scores x seconds per token; loading as measured. If every update were as the longest one, "
     "training would take updates x seconds of that one."
 )

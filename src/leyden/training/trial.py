@@ -39,7 +39,7 @@ from leyden.training.used_memory import peak_memory_gib, resident_gib
 from leyden.training.weight_types import Loaded, choose_weights
 
 USUAL = 3  # updates of batches as they come
-ANSWERED = 4  # validation samples that are answered, where the run will answer all
+ANSWERED = 48  # tokens of an answer that are tried at most; more of them take as much longer
 
 
 def try_run(settings: Settings, material: Material, folder: Path) -> Trial:
@@ -162,9 +162,17 @@ class _Bench:
         lengths = self.material.validation.fit.lengths.array
         clock.evaluation = (time.perf_counter() - start, int(lengths[samples].sum()))
         if reads_texts(self.material) or writes(self.settings, self.material.problem):
-            start, answered = time.perf_counter(), samples[:ANSWERED]
-            make_answerer(self.settings, self.material, module.backbone).generate(answered)
-            clock.answering = (time.perf_counter() - start, len(answered))
+            clock.answering = (self._answer(module, samples), len(samples))
+
+    def _answer(self, module: FineTuner, samples: list[int]) -> float:
+        """Seconds that a batch of answers takes, at most: where long ones are allowed, none may end before that."""
+        asked = self.settings.generation
+        tried = min(asked.max_length_inference, ANSWERED)
+        shorter = {"max_length_inference": tried, "min_length_inference": min(asked.min_length_inference, tried)}
+        settings = self.settings.model_copy(update={"generation": asked.model_copy(update=shorter)})
+        start = time.perf_counter()
+        make_answerer(settings, self.material, module.backbone).generate(samples)
+        return (time.perf_counter() - start) * asked.max_length_inference / tried
 
 
 @dataclass

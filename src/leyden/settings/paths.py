@@ -1,0 +1,14 @@
+"""Paths as people write them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def user_path(name: str | Path) -> Path:
+    """A path with the home for `~` and `~name`; of a user that is not there it stays as it is, and is not found.
+
+    `Path.expanduser` raises for such a user.
+    """
+    return Path(os.path.expanduser(name))

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leyden.settings.locations import table_path
+from leyden.settings.paths import user_path
+
+
+def test_a_home_is_found_and_the_home_of_nobody_is_a_path_like_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/rows.csv") == tmp_path / "rows.csv"
+    assert user_path("a/~/b") == Path("a/~/b")
+    for name in ("~nobody-of-that-name/rows.csv", "~.csv"):
+        assert table_path(name) == user_path(Path(name)) == Path(name)
