@@ -33,8 +33,7 @@ OVERRIDES = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logg
 HEADER = "# The settings of this run. Repeat it: python train.py --config-dir THIS_FOLDER --config-name config\n"
 LONGEST_LABEL = 100  # characters of a checkpoint's name in that of a run
 WORTHLESS = {*LOOKS, "base", "progress.json"}  # what a run has before it has trained or evaluated
-# What the manifest of a run says: its model is there and the rest not yet; all is there; all is there and something of
-# it is wrong; a signal has ended it; it goes on.
+# What the manifest says: its model is there; all is there; something of it is wrong; a signal ended it; it goes on.
 SAVED, DONE, FAILED, STOPPED, RUNNING = "saved", "done", "failed", "stopped", "running"
 
 log = logging.getLogger(__name__)
