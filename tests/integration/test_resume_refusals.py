@@ -23,7 +23,7 @@ from leyden.settings.errors import ConfigError, TrainingError
 from leyden.training.checkpoints import Checkpoints
 from leyden.training.interrupts import Interrupts
 from leyden.training.module import FineTuner
-from leyden.training.saved_states import STATE, sha256
+from leyden.training.saved_states import STATE, sealed, sha256
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def seal(checkpoint: Path) -> None:
     """Write the size and hash of a checkpoint's state anew."""
     manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
     manifest["files"][STATE] = {"bytes": (checkpoint / STATE).stat().st_size, "sha256": sha256(checkpoint / STATE)}
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (checkpoint / "manifest.json").write_text(json.dumps(sealed(manifest)), encoding="utf-8")
 
 
 def test_rows_that_have_changed_are_not_gone_on_with(whole: Path, cut: Path) -> None:

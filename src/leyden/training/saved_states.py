@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 STATE = "state.ckpt"
 MANIFEST = "manifest.json"
 PATTERN = "step-*"
+OWN = "sha256"  # of the manifest
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def read_state(path: Path, *, checked: bool = False) -> SavedState:
     """
     try:
         said = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if said.pop(OWN) != _digest(said):
+            raise ValueError("its own sha256 is another")
         files, metrics = dict(said["files"]), {name: _number(value) for name, value in said["metrics"].items()}
         point = Point(int(said["step"]), int(said["samples"]), metrics)
         rest = (
@@ -208,10 +211,21 @@ def _seal(folder: Path, content: Mapping[str, Any]) -> int:
         flush(path)
     listed = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({**content, "files": listed}, indent=2) + "\n", encoding="utf-8")
+    manifest.write_text(json.dumps(sealed({**content, "files": listed}), indent=2) + "\n", encoding="utf-8")
     flush(manifest)
     flush(folder)
     return sum(path.stat().st_size for path in [*files, manifest])
+
+
+def sealed(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says, with the hash of it by which `read_state` knows that it is as it was written."""
+    content = {name: value for name, value in said.items() if name != OWN}
+    return {**content, OWN: _digest(content)}
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    """Hash of what a manifest says, but for the hash itself."""
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _number(value: Any) -> float:
