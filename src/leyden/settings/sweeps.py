@@ -20,7 +20,7 @@ from leyden.settings.config_files import definition
 from leyden.settings.errors import USER_FAULT, ConfigError, LeydenError
 from leyden.settings.overrides import as_list, read_overrides, sizes
 from leyden.settings.paths import user_path
-from leyden.settings.side_by_side import ENDED, RECORDS, end_jobs, on_this_machine
+from leyden.settings.side_by_side import ENDED, RECORDS, end_jobs, forget, on_this_machine
 from leyden.settings.stops import before_the_end
 from leyden.settings.studies import StoredStudy, go_on, stored_study
 
@@ -65,6 +65,7 @@ class SweepStart(Callback):
         _started.append((folder, study))
         _by.append(os.getpid())
         (folder / ENDED).unlink(missing_ok=True)
+        forget(folder)
         before_the_end[:] = [partial(end_jobs, folder)] if on_this_machine(config.hydra) else []
         jobs, cores = parallel_jobs(config.hydra), available_cores()
         if jobs > 1 and THREADS not in os.environ:
