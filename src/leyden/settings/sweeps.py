@@ -65,7 +65,6 @@ class SweepStart(Callback):
         _started.append((folder, study))
         _by.append(os.getpid())
         (folder / ENDED).unlink(missing_ok=True)
-        forget(folder)
         before_the_end[:] = [partial(end_jobs, folder)] if on_this_machine(config.hydra) else []
         jobs, cores = parallel_jobs(config.hydra), available_cores()
         if jobs > 1 and THREADS not in os.environ:
@@ -83,6 +82,7 @@ def _study(config: DictConfig, records: Path) -> StoredStudy | None:
     try:
         study = stored_study(config.hydra, records)
         if study is not None and config.get("resume") == "auto" and study.first() is not None and study.load():
+            forget(records.parent)
             print(go_on(study, config.hydra), flush=True)
             return study
         shutil.rmtree(records, ignore_errors=True)
