@@ -127,7 +127,6 @@ def test_what_an_earlier_part_came_to_is_not_what_this_one_came_to(tmp_path: Pat
     assert ("Where the time went" in now) == (status == "failed")
 
 
-@pytest.mark.parametrize(("status", "word"), [("running", "Running"), ("failed", "Failed")])
 def test_a_part_that_failed_shows_what_it_measured_and_not_the_end_of_the_part_before(tmp_path: Path) -> None:
     rows = [(0, "validation/bleu", 1.0), (8, "validation/bleu", 5.0), (12, "validation/bleu", 7.0)]
     results = {"best": {"step": 8}, "final": {"step": 8}}
@@ -138,6 +137,7 @@ def test_a_part_that_failed_shows_what_it_measured_and_not_the_end_of_the_part_b
     assert (one.best, one.final, one.at) == (5.0, 5.0, 8)
 
 
+@pytest.mark.parametrize(("status", "word"), [("running", "Running"), ("failed", "Failed")])
 def test_what_was_planned_for_an_earlier_part_is_not_the_plan_of_this_one(
     tmp_path: Path, status: str, word: str
 ) -> None:
