@@ -1,10 +1,10 @@
 # Targets for people; `make` alone lists them. PYTHON picks the interpreter of a new .venv, ARGS goes to the command:
 #   make train ARGS="trainer.epochs=2 lora.r=8"
-# WORKERS is how many processes of one thread share the tests, two more than cores, as some wait; a file stays in one.
+# WORKERS is how many processes of one thread share the tests, one more than cores, as some wait; a file stays in one.
 
 PYTHON ?= python3
 ARGS ?=
-WORKERS ?= 4
+WORKERS ?= 3
 
 VENV := .venv
 RUN := $(VENV)/bin/python

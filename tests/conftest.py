@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: tiny models lose more
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# No test cuts the power: what the system has taken from a process of tests stays there without waiting for the disk.
+# Processes that tests start do wait; `make reliability` looks at what is flushed, and when.
+os.fsync = lambda descriptor: None  # type: ignore[assignment]
+
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("leyden", deadline=None)
 hypothesis.settings.load_profile("leyden")
@@ -53,10 +58,18 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     gc.disable()
     try:
         load_in_turns(session.config)
-        return (yield)
+        collected = yield
+        look_for_plugins_once()
+        return collected
     finally:
         gc.freeze()
         gc.enable()
+
+
+def look_for_plugins_once() -> None:
+    """Packages that bring callbacks for Lightning are looked for once, not by every trainer: none comes meanwhile."""
+    if connector := sys.modules.get("lightning.pytorch.trainer.connectors.callback_connector"):
+        connector._load_external_callbacks = cache(connector._load_external_callbacks)  # type: ignore[attr-defined]
 
 
 def load_in_turns(config: pytest.Config) -> None:

@@ -41,8 +41,8 @@ def _kills(kills: Sequence[Kills]) -> list[str]:
 
 def _soak(soaks: Sequence[Soak]) -> list[str]:
     lines = [
-        "| | updates | stopped and gone on with | memory at the end | slope per update | most open files, first half "
-        "and second | processes left |", "|---|---|---|---|---|---|---|",
+        "| | updates | stopped and gone on with | memory at the end | slope per update | open files, median of the first "
+        "half and of the second | processes left |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, one in zip(("never stopped", "stopped at random updates"), soaks, strict=True):
         lines.append(

@@ -32,7 +32,8 @@ class Soak:
         seconds: it took.
         slope: KiB per update that the resident memory grew by, after the first part.
         memory: MiB of it at the end.
-        files: most that were open at a time in the first half, and in the second.
+        files: that were open, the median of the first half and of the second; at the turn of an epoch a pipe of a
+            worker that ends and one of its successor may both be there for a moment.
         left: processes that were there after it.
         wrong: what was not as it should be; empty if nothing.
     """
@@ -69,7 +70,7 @@ def _measured(bench: Bench, place: Path, updates: int, stops: list[int], like: P
     late = found[int(len(found) * WARM) :]
     slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) * PAGE / 1024
     half = len(found) // 2
-    files = int(found[:half, 2].max()), int(found[half:, 2].max())
+    files = int(np.median(found[:half, 2])), int(np.median(found[half:, 2]))
     wrong = f"code {end.code}" if end.code else difference(like, place) if like else ""
     wrong = wrong or f"the memory grows by {slope:.1f} KiB per update" * (slope > FLAT)
     wrong = wrong or f"open files: {files}" * (files[1] > files[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -159,3 +160,15 @@ def test_a_page_is_replaced_whole(tmp_path: Path) -> None:
 )
 def test_names_are_said_as_people_write_them(name: str, said: str, headed: str) -> None:
     assert (words(name), heading(name)) == (said, headed)
+
+
+def test_a_draft_of_a_killed_process_goes_and_one_that_is_written_stays(tmp_path: Path) -> None:
+    gone = os.fork()
+    if not gone:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    names = [f".page[1].html.{pid}.partial" for pid in (gone, os.getppid())] + [".page[1].html.mine.partial"]
+    for name in names:
+        (tmp_path / name).write_text("half", encoding="utf-8")
+    write_page(tmp_path / "page[1].html", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "page[1].html"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -89,11 +90,24 @@ def write_page(path: Path, page: str) -> None:
         page: from `render_page`.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a run and a reader may both be writing it
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _lives(left.name.split(".")[-2]):  # it was killed while it wrote
+            left.unlink(missing_ok=True)
     try:
         draft.write_text(page, encoding="utf-8")
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError, OverflowError):  # someone else's, or no draft of ours
+        return True
+    return True
 
 
 def fill(template: str, **values: Any) -> Markup:
