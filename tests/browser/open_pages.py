@@ -7,11 +7,13 @@ from typing import Any
 PHONE, LAPTOP = {"width": 390, "height": 844}, {"width": 1366, "height": 900}
 
 
-# One element of those whose text has the same colour, size, weight and all that is painted below it.
+# One element of those that are seen and whose text has the same colour, size, weight and all that is painted below it.
 ONE_OF_EACH = """() => {
     const seen = new Set();
     for (const one of document.querySelectorAll("body *")) {
         delete one.dataset.one;
+        const box = one.getBoundingClientRect();  // what cannot be seen is not looked at, and stands for no other
+        if (!one.checkVisibility({visibilityProperty: true}) || box.width <= 1 || box.height <= 1) continue;
         if (![...one.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()))
             continue;
         const own = getComputedStyle(one), painted = [own.color, own.fill, own.fontSize, own.fontWeight];

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -15,6 +16,7 @@ from tests.effects.small_runs import CONF, settings_of, trained
 from leyden.artifacts.folder import RunFolder
 from leyden.artifacts.job import run_job
 from leyden.artifacts.look import last_words
+from leyden.backbone import generate
 from leyden.backbone.checkpoint import Checkpoint
 from leyden.backbone.tiny import tiny_model, tiny_tokenizer
 from leyden.settings.composition import compose_config
@@ -192,6 +194,26 @@ def test_a_dry_run_tries_the_longest_batch(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "run" / "dry_run.json").read_text(encoding="utf-8"))
     data = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))
     assert found["measured"]["tokens of the largest pass"] == data["lengths"][0]["parts"]["train"]["longest"]
+
+
+@pytest.mark.parametrize(("allowed", "tried"), [(60, 48), (7, 7)])
+def test_answers_of_a_dry_run_are_as_long_as_is_tried(
+    allowed: int, tried: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that would end at once, or at a stop string, says nothing of what answers may take."""
+    monkeypatch.setattr(generate, "end_ids", lambda texts: {*range(len(texts))} - {texts.convert_tokens_to_ids("x")})
+    written, original = list[int](), generate._generate
+
+    def counted(*given: Any) -> list[list[int]]:
+        new = original(*given)
+        written.extend(map(len, new))
+        return new
+
+    monkeypatch.setattr(generate, "_generate", counted)
+    stops = ["generation.min_length_inference=0", f"generation.max_length_inference={allowed}",
+             "generation.stop_tokens=x"]  # fmt: skip
+    run_job(settings_of(tmp_path, ROWS, "dry_run=true", *stops))
+    assert set(written) == {tried}
 
 
 def test_the_command_says_where_the_page_is_and_what_to_type_next(run_here: RunCli, tmp_path: Path) -> None:

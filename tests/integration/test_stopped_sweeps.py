@@ -100,7 +100,9 @@ class Jobs:
         for place, words in enumerate(job_overrides, initial_job_idx + (int(counted[1]) if counted else 0)):
             rate = float(next(word for word in words if word.startswith(RATE)).partition("=")[2])
             self.begun.append((place, rate))
-            (Path(self.config.hydra.sweep.dir) / RECORDS / f"{place}.json").touch()
+            record = Path(self.config.hydra.sweep.dir) / RECORDS / f"{place}.json"
+            if not record.exists():
+                record.write_text("{}", encoding="utf-8")
             if len(self.begun) > self.stop:
                 raise SystemExit(143)
             value = None if place == 1 else abs(rate - 1e-3)
@@ -179,6 +181,21 @@ def test_what_is_suggested_behind_a_stop_is_what_would_have_been(
     assert dict(halved.begun) == dict(whole.begun)
     again = [number for number, _ in halved.begun]
     assert {number for number in again if again.count(number) > 1} == {ended}
+
+
+def test_a_process_that_an_earlier_command_has_left_in_a_record_is_sent_nothing(
+    search: Callable[..., None], tmp_path: Path
+) -> None:
+    """After SIGKILL its number stands there, and may be that of any other process by now."""
+    jobs = Jobs()
+    jobs.stop = 0
+    search(jobs, "s", 1, "s", killed=True)
+    (tmp_path / "s" / RECORDS / "0.json").write_text(json.dumps({"process": os.getpid()}), encoding="utf-8")
+    assert running(tmp_path / "s") == {os.getpid()}
+    jobs.stop = 100
+    search(jobs, "s", 1, "s")
+    assert len(jobs.begun) == 2
+    assert running(tmp_path / "s") == set()
 
 
 def test_draws_that_cannot_be_brought_back_are_other_ones(
@@ -303,3 +320,20 @@ def test_a_second_signal_kills_the_jobs(tmp_path: Path, capsys: pytest.CaptureFi
         assert job.wait(10) == -signal.SIGKILL
     assert running(tmp_path) == set()
     assert capsys.readouterr().err == "SIGTERM again: the jobs are killed.\n"
+
+
+def test_a_process_of_another_user_is_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: int, signum: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / RECORDS).mkdir()
+    (tmp_path / RECORDS / "0.json").write_text('{"process": 1}', encoding="utf-8")
+    monkeypatch.setattr(os, "kill", refuse)
+    end_jobs(tmp_path, signal.SIGTERM)
+    assert (tmp_path / ENDED).read_text(encoding="utf-8") == "15"
+
+
+def test_a_signal_before_the_folder_is_there_ends_the_sweep_too(tmp_path: Path) -> None:
+    end_jobs(tmp_path / "new", signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        end_if_ended(tmp_path / "new")

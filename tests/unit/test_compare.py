@@ -201,6 +201,10 @@ def test_a_run_that_was_gone_on_with_shows_nothing_of_its_earlier_end(text_run: 
     row = re.search(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
     assert row
     assert ">7<" in row[1].replace("</bdi>", "<").replace("<bdi>", ">")
+    change_json(run / "progress.json", lambda said: said.update(status="failed"))
+    change_json(run / "results.json", lambda said: [said[kept].update({"validation/loss": 0.5}) for kept in said])
+    (found,) = find_runs([tmp_path]).runs
+    assert found.metrics["loss"] == RunFiles.read(run).series["validation/loss"]["value"].iloc[-1]
 
 
 def test_a_job_is_called_by_its_sweep_and_equal_names_are_told_apart(text_run: Path, tmp_path: Path) -> None:

@@ -127,6 +127,29 @@ def test_what_an_earlier_part_came_to_is_not_what_this_one_came_to(tmp_path: Pat
     assert ("Where the time went" in now) == (status == "failed")
 
 
+def test_a_part_that_failed_shows_what_it_measured_and_not_the_end_of_the_part_before(tmp_path: Path) -> None:
+    rows = [(0, "validation/bleu", 1.0), (8, "validation/bleu", 5.0), (12, "validation/bleu", 7.0)]
+    results = {"best": {"step": 8}, "final": {"step": 8}}
+    said = {"progress": {"status": "failed", "metrics": {"bleu": "max"}}, "results": results}
+    (one,) = measured.metrics_of(run_of(tmp_path, rows, manifest={"status": "running"}, **said))
+    assert (one.best, one.final, one.at) == (7.0, 7.0, 12)
+    (one,) = measured.metrics_of(run_of(tmp_path, rows, manifest={"status": "failed"}, **said))
+    assert (one.best, one.final, one.at) == (5.0, 5.0, 8)
+
+
+@pytest.mark.parametrize(("status", "word"), [("running", "Running"), ("failed", "Failed")])
+def test_what_was_planned_for_an_earlier_part_is_not_the_plan_of_this_one(
+    tmp_path: Path, status: str, word: str
+) -> None:
+    """A run that was done and is gone on with for more epochs has not been evaluated again yet."""
+    rows = [(step, "train/loss", 1.0) for step in range(1, 9)]
+    earlier = {"status": "running", "updates": 8, "updates_done": 8, "tokens_per_second": 4321.0}
+    run = run_of(tmp_path, rows, progress={"status": status, "seconds": 5.0}, manifest=earlier, goes_on=True)
+    said = text_of(summary.section(run).body)
+    assert said.startswith(f"{word} 8 updates done.")
+    assert "4,321" not in said
+
+
 def test_a_label_that_training_lacks_counts_as_none_there() -> None:
     shown = data._balance({"train": {"milk": 3}, "validation": {"milk": 1, "tea": 2}})
     assert "2 labels; in training from 0 to 3 rows." in shown

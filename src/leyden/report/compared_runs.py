@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from leyden.report.measured import KILLED, ending, status_of, without_a_word
+from leyden.report.measured import ENDED, KILLED, ending, is_of_earlier, status_of, without_a_word
 from leyden.report.run_files import RunFiles
 from leyden.settings.config_files import definition
 from leyden.settings.resuming import CONFIG, is_look
@@ -53,8 +53,8 @@ class ComparedRun:
     @cached_property
     def metrics(self) -> dict[str, float]:
         """What the model that is kept was worth, by the metric's name; of a run without results, the latest values."""
-        results = self.files.results if self.status in ("done", "failed", "stopped") else None
-        results, policy = results or {}, self.files.setting("checkpoint.policy")
+        ended = self.status in ENDED and not is_of_earlier(self.files)
+        results, policy = (self.files.results if ended else None) or {}, self.files.setting("checkpoint.policy")
         kept = (results.get("best") if policy == "best" else None) or results.get("final")
         if not kept:
             series = self.files.series

@@ -71,6 +71,11 @@ def moment(time: Any) -> str:
     return str(time).replace("T", " ").partition("+")[0].partition(".")[0] + " UTC" if time else ""
 
 
+def is_of_earlier(run: RunFiles) -> bool:
+    """Whether what the run has written of its end is that of an earlier part: its manifest says that it goes on."""
+    return (run.manifest or {}).get("status") == RUNNING
+
+
 def ending(run: RunFiles) -> Mapping[str, Any]:
     """What the manifest says of how the run came to its end; empty while it goes on, or if that is of an earlier part.
 
@@ -87,7 +92,7 @@ def metrics_of(run: RunFiles) -> Iterator[Measured]:
     """
     directions = {**BETTER, **(said_of(run, "metrics") or {})}
     found = {name.removeprefix("validation/"): rows for name, rows in run.series.items() if name.startswith("valid")}
-    results = (run.results or {}) if status_of(run) in ENDED else {}  # those of an earlier part say nothing of this one
+    results = (run.results or {}) if status_of(run) in ENDED and not is_of_earlier(run) else {}
     best, end = ((results.get(name) or {}).get("step") for name in ("best", "final"))
     first = next(iter(said_of(run, "metrics") or run.setting("metric") or {}), "loss")
     for name in sorted(found, key=lambda one: (one != first, one != "loss")):
@@ -119,8 +124,11 @@ def _best(values: Mapping[int, float], better: str | None) -> int | None:
 
 
 def said_of(run: RunFiles, name: str) -> Any:
-    """A fact that both files may have; where they disagree on how it ended, the manifest is of an earlier part."""
-    sources = [run.progress or {}, run.manifest or {}]
+    """A fact that both files may have; where they disagree on how it ended, the manifest is of an earlier part.
+
+    One that says that the run goes on always is, and is not asked.
+    """
+    sources = [run.progress or {}, {} if is_of_earlier(run) else run.manifest or {}]
     if sources[0].get("status") == sources[1].get("status") and status_of(run) in ENDED:
         sources.reverse()
     return next((one[name] for one in sources if one.get(name) is not None), None)

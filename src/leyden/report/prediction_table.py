@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from leyden.report.measured import RUNNING
+from leyden.report.measured import is_of_earlier
 from leyden.report.run_files import RunFiles
 from leyden.settings.escapes import decode_escapes
 
@@ -57,7 +57,7 @@ class PredictionTable:
         if step == 0 or unmatched is not None:
             before = None
         metric = next(iter(run.setting("metric") or {}), "")
-        former = step is None and (run.manifest or {}).get("status") == RUNNING  # as it says once it is gone on with
+        former = step is None and is_of_earlier(run)
         return cls(table, before, run.setting("dataset") or {}, metric, file, step, former, unmatched)
 
     def __len__(self) -> int:

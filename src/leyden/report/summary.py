@@ -23,6 +23,7 @@ from leyden.report.measured import (
 from leyden.report.page import Section, duration, fill, number, words
 from leyden.report.run_files import RunFiles
 from leyden.settings.escapes import argument
+from leyden.settings.wording import counted
 
 SHOWN = {  # status: how it is said, and the colour of that
     RUNNING: ("Running", ""),
@@ -117,6 +118,8 @@ def _progress(run: RunFiles) -> str:
     done, planned = said_of(run, "updates_done"), said_of(run, "updates")
     if not ending(run) and "train/loss" in run.series:  # until its end a run counts them at evaluations alone
         done = max(done or 0, int(run.series["train/loss"]["step"].max()))
+    if planned is None and done:  # gone on with, and not evaluated since
+        return f"{counted(done, 'updates')} done."
     if planned is None:
         return "No update is done yet." if status_of(run) == RUNNING else ""
     return f"{number(done or 0)} of {number(planned)} updates."

@@ -40,6 +40,7 @@ def end_jobs(folder: Path, signum: int) -> None:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         return
+    folder.mkdir(parents=True, exist_ok=True)  # Hydra makes it a moment after it has said that the sweep begins
     (folder / ENDED).write_text(str(signum), encoding="utf-8")
     _told.clear()
     if jobs := len(running(folder)):
@@ -61,6 +62,16 @@ def running(folder: Path) -> set[int]:
     return {process for record in records if (process := record.get("process")) and _is_there(process)}
 
 
+def forget(folder: Path) -> None:
+    """Take the processes out of the records that an earlier command has left: their numbers may be of others by now."""
+    for path in (folder / RECORDS).glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.pop("process", None) is not None:
+            draft = path.with_suffix(".forgotten")
+            draft.write_text(json.dumps(record), encoding="utf-8")
+            draft.replace(path)
+
+
 def end_if_ended(folder: Path) -> None:
     """End this job where a signal has ended its sweep before it began.
 
@@ -74,6 +85,6 @@ def end_if_ended(folder: Path) -> None:
 def _is_there(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # of another user: the job has ended, and its number is taken
         return False
     return True

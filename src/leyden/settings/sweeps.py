@@ -20,7 +20,7 @@ from leyden.settings.config_files import definition
 from leyden.settings.errors import USER_FAULT, ConfigError, LeydenError
 from leyden.settings.overrides import as_list, read_overrides, sizes
 from leyden.settings.paths import user_path
-from leyden.settings.side_by_side import ENDED, RECORDS, end_jobs, on_this_machine
+from leyden.settings.side_by_side import ENDED, RECORDS, end_jobs, forget, on_this_machine
 from leyden.settings.stops import before_the_end
 from leyden.settings.studies import StoredStudy, go_on, stored_study
 
@@ -82,6 +82,7 @@ def _study(config: DictConfig, records: Path) -> StoredStudy | None:
     try:
         study = stored_study(config.hydra, records)
         if study is not None and config.get("resume") == "auto" and study.first() is not None and study.load():
+            forget(records.parent)
             print(go_on(study, config.hydra), flush=True)
             return study
         shutil.rmtree(records, ignore_errors=True)

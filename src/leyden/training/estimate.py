@@ -53,7 +53,7 @@ def estimate(trial: Trial, lengths: NDArray[np.int64]) -> dict[str, Any]:
             "seconds of the longest update": _rounded(trial.longest),
             "tokens of the largest pass": trial.longest_pass,
             "seconds and tokens of an evaluation": trial.evaluation,
-            "seconds and number of answers": trial.answering,
+            "seconds, at most, and number of answers": trial.answering,
         },
         "seconds": {name: _rounded(took) for name, took in seconds.items()},
         "memory_gib": {

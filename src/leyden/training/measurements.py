@@ -43,7 +43,7 @@ class Trial:
         longest_pass: tokens of the largest pass through the model.
         longest_sample: tokens of the longest sample.
         evaluation: seconds of scoring some validation samples, and their tokens.
-        answering: seconds of answering some validation samples, and their number; None where nothing is answered.
+        answering: seconds that some validation samples take to answer at most, and their number; None: none will be.
         weights: of the model.
         loaded_gib: memory with the weights there, before any update.
         peak_gib: most memory of all.

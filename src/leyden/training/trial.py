@@ -165,13 +165,14 @@ class _Bench:
             clock.answering = (self._answer(module, samples), len(samples))
 
     def _answer(self, module: FineTuner, samples: list[int]) -> float:
-        """Seconds that a batch of answers takes, at most: where long ones are allowed, none may end before that."""
+        """Seconds that a batch of answers takes, at most: none may end before it is as long as is tried."""
         asked = self.settings.generation
         tried = min(asked.max_length_inference, ANSWERED)
-        shorter = {"max_length_inference": tried, "min_length_inference": min(asked.min_length_inference, tried)}
+        shorter = {"max_length_inference": tried, "min_length_inference": tried}
         settings = self.settings.model_copy(update={"generation": asked.model_copy(update=shorter)})
+        answerer = replace(make_answerer(settings, self.material, module.backbone), stops=())
         start = time.perf_counter()
-        make_answerer(settings, self.material, module.backbone).generate(samples)
+        answerer.generate(samples)
         return (time.perf_counter() - start) * asked.max_length_inference / tried
 
 
