@@ -55,7 +55,7 @@ benchmark: $(BENCHMARK)  ## Measure time and memory against TRL and transformers
 growth: $(CORE)  ## Measure how time and memory grow with tokens, vocabulary and rows; ARGS="part=rows rows=1000,10000"
 	$(RUN) -m benchmarks.growth $(ARGS)
 
-reliability: $(TEST)  ## Kill runs, harm their files, soak one (about 15 minutes); options in ARGS="faults=200 seed=7"
+reliability: $(TEST)  ## Kill runs, harm their files, soak one (about 10 minutes); options in ARGS="faults=200 seed=7"
 	$(RUN) -m tests.reliability $(ARGS)
 
 clean:  ## Remove caches and build leftovers; keeps .venv and outputs
