@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from leyden.settings.locations import table_path
+from leyden.settings.locations import folder_faults, table_path
 from leyden.settings.paths import user_path
 
 
@@ -16,3 +16,10 @@ def test_a_home_is_found_and_the_home_of_nobody_is_a_path_like_any(
     assert user_path("a/~/b") == Path("a/~/b")
     for name in ("~nobody-of-that-name/rows.csv", "~.csv"):
         assert table_path(name) == user_path(Path(name)) == Path(name)
+
+
+def test_nothing_is_written_into_the_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (fault,) = folder_faults("~nobody-of-that-name/runs", "output_directory")
+    assert fault.startswith("output_directory=~nobody-of-that-name/runs: there is no user whose home ~nobody-of-that")
+    assert not list(folder_faults("./~nobody-of-that-name/runs", "output_directory"))
