@@ -74,7 +74,7 @@ def table_path(name: str) -> Path:
 def folder_faults(name: str, setting: str) -> Iterator[str]:
     """Why a folder that is to be written into cannot be, if so; it need not be there yet."""
     said, path = f"{setting}={show(name)}", user_path(name)
-    if path.parts and path.parts[0].startswith("~"):
+    if name.startswith("~") and path == Path(name):
         yield f"{said}: there is no user whose home {path.parts[0]} is. Name a folder, with ./ before such a name."
         return
     path = path.absolute()
