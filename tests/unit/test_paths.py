@@ -21,5 +21,5 @@ def test_a_home_is_found_and_the_home_of_nobody_is_a_path_like_any(
 def test_nothing_is_written_into_the_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (fault,) = folder_faults("~nobody-of-that-name/runs", "output_directory")
-    assert fault.startswith("output_directory=~nobody-of-that-name/runs: there is no user whose home ~nobody-of-that")
+    assert "there is no user whose home ~nobody-of-that-name is" in fault
     assert not list(folder_faults("./~nobody-of-that-name/runs", "output_directory"))
