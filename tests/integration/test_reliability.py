@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "tests.reliability"]
 
 @pytest.mark.slow
 def test_a_few_kills_and_faults_and_a_short_soak(tmp_path: Path) -> None:
-    done = run_forked([*COMMAND, f"output={tmp_path}", "kills=1", "faults=3", "updates=60", "seed=11"], timeout=280)
+    done = run_forked([*COMMAND, f"output={tmp_path}", "kills=1", "faults=2", "updates=60", "seed=11"], timeout=280)
     assert done.returncode == 0, done.stderr
     assert "| sft | 1 |" in done.stdout
     assert "| dpo | 1 |" in done.stdout

@@ -76,6 +76,15 @@ def test_what_is_no_run_is_named_and_left_out(
     assert capsys.readouterr().err.splitlines()[0] == "3 folders left out:"
 
 
+def test_files_of_a_run_that_cannot_be_read_are_named(
+    text_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(text_run, tmp_path / "run")
+    (run / "results.json").write_text("x", encoding="utf-8")
+    assert main([str(run)]) == 0
+    assert f"warning: {run}/results.json cannot be read: JSONDecodeError" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

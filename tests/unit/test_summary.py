@@ -61,6 +61,12 @@ def test_a_metric_without_a_value_is_said() -> None:
     assert said not in told(0.5, NAN).sentences
 
 
+def test_the_time_of_a_run_that_was_gone_on_with_is_that_since_then(tmp_path: Path) -> None:
+    (tmp_path / "resumes.jsonl").touch()
+    said = told(0.5, 0.5, folder=tmp_path).sentences
+    assert said == ["1 update in 1 s of training, 3 s since it was gone on with."]
+
+
 def test_updates_that_did_nothing_are_told_apart() -> None:
     assert told(0.5, 0.5).sentences == ["1 update in 1 s of training, 3 s in all."]
     assert (

@@ -143,10 +143,13 @@ class Verification:
     def _same_tokens(self) -> str:
         if not self.conversations:
             return "; no tokens were compared."
-        return (
-            f"; {counted(self.conversations, 'conversations')} of the training have the same {self.tokens_compared:,} "
-            "tokens through its tokenizer and chat template."
+        same = self.conversations - self.rows_joined
+        of = (
+            f"{same:,} of {counted(self.conversations, 'conversations')}"
+            if self.rows_joined
+            else counted(same, "conversations")
         )
+        return f"; {of} of the training have the same tokens through its tokenizer and chat template."
 
     def sentences(self) -> list[str]:
         """What was compared, for the terminal."""
@@ -164,8 +167,8 @@ class Verification:
             )
         if self.rows_joined:
             lines.append(
-                f"{self.rows_joined} of them have other tokens where texts meet, once they are written as one text; "
-                "the text is the same. Leyden tokenises texts apart."
+                f"Of {counted(self.rows_joined, 'conversations')} the tokens where texts meet are others, once they "
+                "are written as one text; the text is the same. Leyden tokenises texts apart."
             )
         if self.prompts_different:
             lines.append(

@@ -14,6 +14,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from leyden.artifacts.continuation import RESUMES
 from leyden.artifacts.folder import STOPPED
 from leyden.settings.escapes import argument, visible
 from leyden.settings.stops import unread
@@ -129,19 +130,20 @@ def summary_of(
     }
     commands = _commands(folder, run, status)
     plain = run.settings.trainer.progress == "none"
-    return Summary(status, folder, metrics, times, list(_sentences(run, metrics)), remarks, commands, plain)
+    return Summary(status, folder, metrics, times, list(_sentences(run, metrics, folder)), remarks, commands, plain)
 
 
-def _sentences(run: Run, metrics: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+def _sentences(run: Run, metrics: Mapping[str, Mapping[str, float]], folder: Path) -> Iterator[str]:
     skipped, empty, done = run.module.skipped_updates, run.module.empty_updates, run.trainer.global_step
     first = f"{PREFIX}{run.history.metric.name}"
     if metrics and all(math.isnan(values.get(first, math.nan)) for values in metrics.values()):
         yield f"{first} has no value on these rows, so it says nothing about the training (see train.log)."
+    since = " since it was gone on with" if (folder / RESUMES).is_file() else " in all"
     of = f" of {run.updates:,}" if run.stopped else ""
     yield (
         (f"Stopped by a signal after {done:,}{of} updates: " if run.stopped else f"{counted(done, 'updates')} in ")
         + f"{run.history.seconds:.0f} s of training"
-        + (f", {run.seconds['in all']:.0f} s in all" if "in all" in run.seconds else "")
+        + (f", {run.seconds['in all']:.0f} s{since}" if "in all" in run.seconds else "")
         + (f"; {counted(skipped, 'updates')} not applied (see train.log)" if skipped else "")
         + (f"; {counted(empty, 'updates')} left out, as all their rows have weight 0" if empty else "")
         + "."

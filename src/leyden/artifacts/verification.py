@@ -186,6 +186,7 @@ def _answer(request: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
     Raises:
         ExportError: it did not come to its end.
     """
+    log.info("The saved model is loaded in a fresh process, to be compared with what was trained.")
     asked = scratch / "request.json"
     asked.write_text(json.dumps(request), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}

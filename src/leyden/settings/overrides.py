@@ -47,7 +47,8 @@ def read_overrides(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
 def with_texts(arguments: Iterable[str], fields: Mapping[str, FieldInfo]) -> list[str]:
     """The arguments with the values of free texts in quotes, so that Hydra reads no list, number or reference there.
 
-    A value that stands in quotes already, and `null`, stay as they are.
+    So is a path that begins with a home, `~/rows.csv`, which Hydra cannot read. A value that stands in quotes already,
+    and `null`, stay as they are.
 
     Args:
         arguments: of the command line.
@@ -57,7 +58,7 @@ def with_texts(arguments: Iterable[str], fields: Mapping[str, FieldInfo]) -> lis
     found = []
     for argument in arguments:
         key, sign, value = argument.partition("=")
-        if sign and key in texts and value != "null" and not _is_quoted(argument):
+        if sign and (key in texts or value.startswith("~")) and value != "null" and not _is_quoted(argument):
             # a reference has its dollar escaped, and the backslashes in front of it, which count there alone
             plain = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
             argument = f"{key}={QuotedString(plain, Quote.single).with_quotes()}"
