@@ -30,7 +30,9 @@ class Dataset(Group):
     validation_strategy: Literal["automatic", "custom"] = Field(description="Split the train table, or read a second.")
     validation_size: Share = Field(description="Share of rows (of conversations with parent ids) that is held out.")
     split_seed: Annotated[int, Field(ge=0)] = Field(description="Seed of split and sample, apart from `seed`.")
-    data_sample: Annotated[float, Field(gt=0, le=1)] = Field(description="Share of the rows to use, after the split.")
+    data_sample: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Share of the rows to use, after the split; of each part at least ten rows stay."
+    )
     data_sample_choice: list[Literal["train", "validation"]] = Field(description="Which parts data_sample thins out.")
     train_validation_data: bool = Field(description="Train on the validation rows too; scores are then optimistic.")
     system_column: str | None = Field(description="System text, taken from the first row of a conversation.")
